@@ -1,0 +1,34 @@
+# `make quickstart` and `make test` are all a newcomer needs; both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint format wheel clean
+
+quickstart: .venv
+	$(BIN)/stunet quickstart --out quickstart
+
+test: .venv
+	$(BIN)/python -m pytest
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: .venv
+	$(BIN)/python -m build --wheel
+
+# torch first and by its exact version, so that no other package's range picks a different build.
+.venv: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch .venv
+
+clean:
+	rm -rf .venv build dist *.egg-info quickstart

@@ -1,0 +1,1 @@
+"""Recipes shipped with the package. Nothing to import: `stunet.config` reads the YAML files."""

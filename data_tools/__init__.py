@@ -1,0 +1,1 @@
+"""Raw scans to verified stores: ingest, fingerprint, plan, prepare, verify, show, phantom."""

@@ -1,0 +1,1 @@
+"""Using a bundle on other data: transfer evaluation."""

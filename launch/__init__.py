@@ -1,0 +1,1 @@
+"""The stunet command and how it starts processes."""

@@ -1,0 +1,1 @@
+"""The stateless sampler, patches and the streaming loader."""

@@ -1,0 +1,1 @@
+"""Training: step, loop, checkpoint, tracking. Only deepspeed_engine.py imports deepspeed."""

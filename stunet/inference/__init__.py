@@ -1,0 +1,1 @@
+"""Sliding window and Predictor: a scan in, labels out, in world space."""

@@ -1,0 +1,1 @@
+"""Volumes in world space, the zarr store and its shard reader."""

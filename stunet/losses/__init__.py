@@ -1,0 +1,1 @@
+"""Dice + cross-entropy with deep supervision."""

@@ -1,0 +1,1 @@
+"""Networks: single-device, no I/O."""

@@ -1,0 +1,1 @@
+"""Resampling, normalisation and augmentation: pure functions of (batch, draw)."""
