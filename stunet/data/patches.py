@@ -1,0 +1,212 @@
+"""Patches of a store by number: the draws are made first, then only the voxels they need are read.
+
+A `PatchSource` is a map-style data set without end. It is not for whole volumes (inference reads
+files) and knows neither ranks nor workers (`stunet.data.loader` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from stunet.data.sampler import (
+    Purpose,
+    SamplerConfig,
+    case_of,
+    foreground_label,
+    patch_start,
+    stream,
+)
+from stunet.errors import ConfigError, DataError
+from stunet.io.store import Store
+from stunet.transforms.augment import AugmentConfig, draw_intensity, draw_spatial
+from stunet.transforms.intensity import IntensityDraw, apply_intensity
+from stunet.transforms.label_vote import vote_labels
+from stunet.transforms.normalize import normalize
+from stunet.transforms.spatial import SpatialDraw, mirror, plan_sampling, resample_image
+from stunet.types import Size3
+
+
+@dataclass(frozen=True)
+class PatchDraw:
+    """Everything random about one patch.
+
+    Attributes:
+        sample: Number of the patch.
+        case: Index into the rows of the store.
+        case_id: Its name.
+        label: The label that the patch is centred on, or None if it was placed anywhere.
+        start_zyx: First voxel in the volume before the spatial transform; may be negative.
+        spatial, intensity: The augmentation.
+    """
+
+    sample: int
+    case: int
+    case_id: str
+    label: int | None
+    start_zyx: Size3
+    spatial: SpatialDraw
+    intensity: IntensityDraw
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One training example.
+
+    Attributes:
+        image_cdhw: float32, normalised and augmented; 0 outside the volume.
+        label_dhw: int16; 0 outside the volume.
+        draw: How it came about.
+    """
+
+    image_cdhw: torch.Tensor
+    label_dhw: torch.Tensor
+    draw: PatchDraw
+
+
+class PatchSource:
+    """All patches of some cases of a store: `source[i]` depends on the seed and i alone.
+
+    Args:
+        store: Where the cases lie; the source pickles with it.
+        case_indices: The cases to cut from, as indices into `store.rows`.
+        patch_size: Patch in voxels, z y x.
+        seed: 0 or above.
+        sampler: Placement of patches.
+        augment: Augmentation.
+
+    Raises:
+        ConfigError: No case, or a seed out of range.
+        DataError: A label value that int16 cannot hold.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        case_indices: Sequence[int],
+        patch_size: Size3,
+        seed: int,
+        sampler: SamplerConfig,
+        augment: AugmentConfig,
+    ) -> None:
+        if not case_indices:
+            raise ConfigError(f"store {store.root}: no case to train on; check the split")
+        if not 0 <= seed < 2**64:
+            raise ConfigError(f"seed={seed}: give a number from 0 to 2^64 - 1")
+        largest = max(store.info.label_space)
+        if largest > np.iinfo(np.int16).max:
+            raise DataError(f"store {store.root}: label {largest} is above 32767; renumber labels")
+        self._store = store
+        self._cases = tuple(case_indices)
+        self._patch_size = patch_size
+        self._seed = seed
+        self._sampler = sampler
+        self._augment = augment
+
+    def __getitem__(self, sample: int) -> Patch:
+        """Read and augment patch number `sample`.
+
+        Raises:
+            DataError: A shard is missing or damaged.
+        """
+        draw = self.draw(sample)
+        with _one_torch_thread():
+            image, label = self._cut(draw)
+            image_cdhw = apply_intensity(torch.from_numpy(image), draw.intensity)
+        return Patch(image_cdhw, torch.from_numpy(label), draw)
+
+    def draw(self, sample: int) -> PatchDraw:
+        """Make all draws of a patch without reading a voxel; costs about 0.1 ms."""
+        seed, info = self._seed, self._store.info
+        case = self._case(sample)
+        row = self._store.rows[case]
+        label = foreground_label(seed, sample, sorted(row.foreground), self._sampler)
+        around = None if label is None else self._store.foreground(case, label)
+        return PatchDraw(
+            sample=sample,
+            case=case,
+            case_id=row.case_id,
+            label=label,
+            start_zyx=patch_start(seed, sample, row.shape_zyx, self._patch_size, around),
+            spatial=draw_spatial(
+                self._augment, stream(seed, sample, Purpose.SPATIAL), info.spacing_mm
+            ),
+            intensity=draw_intensity(
+                self._augment,
+                stream(seed, sample, Purpose.INTENSITY),
+                noise_seed=int(stream(seed, sample, Purpose.NOISE).integers(2**63)),
+                channels=len(info.channels),
+                spacing_mm=info.spacing_mm,
+            ),
+        )
+
+    def describe(self, sample: int) -> dict[str, Any]:
+        """Return the draws of a patch as plain values that JSON can hold."""
+        return asdict(self.draw(sample))
+
+    def locate(self, sample: int) -> str:
+        """Say where a patch comes from, for messages: its case and the folder of its shards."""
+        row = self._store.rows[self._case(sample)]
+        return f"case {row.case_id}, shard {self._store.root / row.path}"
+
+    def _case(self, sample: int) -> int:
+        return self._cases[case_of(self._seed, sample, len(self._cases))]
+
+    def _cut(self, draw: PatchDraw) -> tuple[np.ndarray, np.ndarray]:
+        """Return the spatially transformed image (C, D, H, W) float32 and label (D, H, W) int16."""
+        if not draw.spatial.interpolates:
+            image, label = self._read(draw.case, draw.start_zyx, self._patch_size)
+            flips = draw.spatial.mirror
+            return (
+                np.ascontiguousarray(mirror(image, flips)),
+                np.ascontiguousarray(mirror(label, flips), np.int16),
+            )
+        sampling = plan_sampling(
+            draw.spatial, self._store.info.spacing_mm, draw.start_zyx, self._patch_size
+        )
+        image, label = self._read(draw.case, sampling.window_start, sampling.window_shape)
+        return resample_image(image, sampling), vote_labels(label, sampling)
+
+    def _read(self, case: int, start_zyx: Size3, shape_zyx: Size3) -> tuple[np.ndarray, np.ndarray]:
+        """Return a normalised box of a case and its labels, both 0 where the box leaves the volume.
+
+        Every box of a patch meets the volume, since its centre lies inside.
+        """
+        row = self._store.rows[case]
+        axes = list(zip(start_zyx, shape_zyx, row.shape_zyx, strict=True))
+        z, y, x = ((max(start, 0), min(start + size, side)) for start, size, side in axes)
+        first, shape = (z[0], y[0], x[0]), (z[1] - z[0], y[1] - y[0], x[1] - x[0])
+        stored = self._store.read_image(case, first, shape)
+        label = self._store.read_label(case, first, shape)
+
+        scale = np.asarray(row.scale, np.float32)[:, None, None, None]
+        offset = np.asarray(row.offset, np.float32)[:, None, None, None]
+        image = normalize(stored * scale + offset, self._store.info.channels, row.statistics)
+        if shape == shape_zyx:
+            return image, label
+        before = [low - start for low, start in zip(first, start_zyx, strict=True)]
+        return _embed(image, shape_zyx, before), _embed(label, shape_zyx, before)
+
+
+def _embed(array: np.ndarray, shape_zyx: Size3, before: Sequence[int]) -> np.ndarray:
+    """Put an array into one of zeros, `before` voxels from the start of each of the last axes."""
+    whole = np.zeros((*array.shape[:-3], *shape_zyx), array.dtype)
+    z, y, x = (slice(b, b + side) for b, side in zip(before, array.shape[-3:], strict=True))
+    whole[..., z, y, x] = array
+    return whole
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Sums depend in their last bits on how many threads share them; patches must not."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,210 @@
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from stunet.data.loader import LoaderConfig, WorkerTraceback, batches
+from stunet.data.patches import Patch, PatchSource
+from stunet.data.sampler import SamplerConfig
+from stunet.errors import ConfigError, DataError
+from stunet.io.store import Store, open_store
+from stunet.transforms.augment import AugmentConfig
+from stunet.types import Batch
+
+PATCH = (24, 16, 20)
+GLOBAL_BATCH = 4
+AUGMENT = AugmentConfig(rotation_p=0.5, noise_p=0.5, blur_p=0.5, contrast_p=0.5, gamma_p=0.5)
+
+
+def source(store: Store) -> PatchSource:
+    return PatchSource(store, (0, 1, 2), PATCH, 3, SamplerConfig(), AUGMENT)
+
+
+def take(count: int, patches: object, workers: int, **options: int) -> list[Batch]:
+    stream = batches(patches, GLOBAL_BATCH, config=LoaderConfig(workers), **options)
+    with closing(stream):
+        return list(islice(stream, count))
+
+
+@pytest.mark.parametrize(
+    ("world", "workers", "start_step"),
+    [(world, workers, 0) for world in (1, 2, 4) for workers in (0, 1, 2)]
+    + [(1, 1, 5), (2, 2, 5), (4, 0, 5)],
+)
+def test_stream_is_the_same_for_any_ranks_workers_and_resume(
+    store: Store, world: int, workers: int, start_step: int
+) -> None:
+    patches = source(store)
+    ranks = [
+        take(2, patches, workers, rank=rank, world=world, start_step=start_step)
+        for rank in range(world)
+    ]
+    sample = start_step * GLOBAL_BATCH
+    for step in range(2):
+        for rank in range(world):
+            batch = ranks[rank][step]
+            assert len(batch.sample_ids) == GLOBAL_BATCH // world
+            for row, found in enumerate(batch.sample_ids):
+                expected = patches[sample]
+                assert found == sample
+                assert batch.case_ids[row] == expected.draw.case_id
+                assert torch.equal(batch.image_bcdhw[row], expected.image_cdhw)
+                assert torch.equal(batch.label_bdhw[row], expected.label_dhw)
+                sample += 1
+
+
+def test_micro_batches_cut_a_step_in_order(store: Store) -> None:
+    halves = take(4, source(store), 0, rank=1, world=2, micro_batch=1)
+    assert [batch.sample_ids for batch in halves] == [(2,), (3,), (6,), (7,)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"world": 3}, "global batch 4 .* multiple of 3"),
+        ({"world": 2, "micro_batch": 3}, "micro batch 3 .* divisor of 2"),
+        ({"micro_batch": 0}, "micro batch 0"),
+    ],
+)
+def test_uneven_batches_are_refused_at_once(
+    store: Store, options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        batches(source(store), GLOBAL_BATCH, **options)
+
+
+def test_impossible_workers_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"loader.workers=-1"):
+        LoaderConfig(workers=-1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_arrives_as_the_error_that_the_store_raised(
+    store_root: Path, tmp_path: Path, workers: int
+) -> None:
+    shutil.copytree(store_root, tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    for shard in (tmp_path / "store").glob("cases/*/*/image/c/**/0"):
+        if shard.is_file():
+            shard.write_bytes(bytes(shard.stat().st_size))
+    patches = source(store)
+    with pytest.raises(DataError) as direct:
+        patches[0]
+    with pytest.raises(DataError) as arrived:
+        take(1, patches, workers)
+    assert str(arrived.value) == str(direct.value)
+    assert "\n" not in str(arrived.value)
+    assert isinstance(arrived.value.__cause__, WorkerTraceback)
+    assert "read_image" in str(arrived.value.__cause__)
+
+
+class Broken:
+    """Fails at patch 5 in the way it was told."""
+
+    def __init__(self, store: Store, fault: str) -> None:
+        self._good = source(store)
+        self._fault = fault
+
+    def __getitem__(self, sample: int) -> Patch:
+        if sample == 5 and self._fault == "bug":
+            raise ZeroDivisionError("two\nlines")
+        if sample == 5 and self._fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._good[sample]
+
+    def locate(self, sample: int) -> str:
+        return self._good.locate(sample)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bug_in_a_worker_names_the_patch_and_keeps_its_traceback(
+    store: Store, workers: int
+) -> None:
+    with pytest.raises(DataError) as arrived:
+        take(3, Broken(store, "bug"), workers)
+    message = str(arrived.value)
+    assert message.startswith(f"sample 5, {source(store).locate(5)}: ZeroDivisionError: two lines;")
+    assert "Traceback" in str(arrived.value.__cause__)
+    assert 'raise ZeroDivisionError("two' in str(arrived.value.__cause__)
+
+
+def test_a_killed_worker_is_reported_with_its_samples(store: Store) -> None:
+    with pytest.raises(DataError, match=r"^samples [04] to [37]: a data worker died .* lower"):
+        take(3, Broken(store, "killed"), 1)
+
+
+def test_closing_ends_the_workers_promptly(store: Store) -> None:
+    before = set(multiprocessing.active_children())
+    stream = batches(source(store), GLOBAL_BATCH, config=LoaderConfig(workers=2))
+    next(stream)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    start = time.monotonic()
+    stream.close()
+    assert time.monotonic() - start < 3
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_workers_and_their_server_leave_signals_to_the_training_process(store: Store) -> None:
+    before = set(multiprocessing.active_children())
+    with closing(batches(source(store), GLOBAL_BATCH, config=LoaderConfig(workers=1))) as stream:
+        next(stream)
+        (worker,) = set(multiprocessing.active_children()) - before
+        server = psutil.Process(worker.pid).ppid()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            os.kill(worker.pid, number)
+            os.kill(server, number)
+        ahead = [next(stream).sample_ids[0] for _ in range(4)]
+        assert psutil.pid_exists(server)
+    assert ahead == [4, 8, 12, 16]
+    assert not worker.is_alive()
+
+
+KILLED_RUN = """
+import multiprocessing, os, sys
+from stunet.data.loader import LoaderConfig, batches
+from stunet.data.patches import PatchSource
+from stunet.data.sampler import SamplerConfig
+from stunet.io.store import open_store
+from stunet.transforms.augment import AugmentConfig
+
+patches = PatchSource(
+    open_store(sys.argv[1]), (0,), (16, 16, 16), 0, SamplerConfig(), AugmentConfig()
+)
+stream = batches(patches, 2, config=LoaderConfig(workers=2))
+next(stream)
+print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_end_when_the_training_process_is_killed(store_root: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, str(store_root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    workers = [int(pid) for pid in run.stdout.split()]
+    assert run.returncode == -signal.SIGKILL and len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in workers)
+
+
+def test_the_global_generator_is_left_alone(store: Store) -> None:
+    before = torch.get_rng_state()
+    take(2, source(store), 0)
+    take(2, source(store), 1)
+    assert torch.equal(torch.get_rng_state(), before)
