@@ -1,0 +1,131 @@
+"""Dice per class from voxel counts, under both conventions for classes a case lacks, and its means.
+
+Hard labels and numpy only; the training loss is `stunet/losses/dice_ce.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stunet.errors import DataError
+
+_BLOCK_VOXELS = 2**22  # counted at once, so that a whole scan needs no copy of itself
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Voxel counts per class, (K,) int64 each; counts of disjoint voxels add up with `+`."""
+
+    tp: np.ndarray
+    n_pred: np.ndarray
+    n_ref: np.ndarray
+
+    @property
+    def fp(self) -> np.ndarray:
+        """Voxels given the class that the reference gives another."""
+        return self.n_pred - self.tp
+
+    @property
+    def fn(self) -> np.ndarray:
+        """Voxels of the class that were given another."""
+        return self.n_ref - self.tp
+
+    def __add__(self, other: ClassCounts) -> ClassCounts:
+        return ClassCounts(self.tp + other.tp, self.n_pred + other.n_pred, self.n_ref + other.n_ref)
+
+
+def count_classes(
+    prediction: np.ndarray, reference: np.ndarray, classes: int, ignore_label: int | None = None
+) -> ClassCounts:
+    """Count every class in one pass over the voxels, whatever their number.
+
+    Args:
+        prediction: Integer labels 0..classes-1, any shape.
+        reference: The same shape; `ignore_label` is allowed too.
+        classes: Number of classes, background included.
+        ignore_label: Voxels the reference gives this label are left out.
+
+    Raises:
+        DataError: The shapes differ, or a label is outside 0..classes-1.
+    """
+    if prediction.shape != reference.shape:
+        raise DataError(
+            f"prediction {prediction.shape} and reference {reference.shape} differ in shape; "
+            "resample one onto the grid of the other"
+        )
+    joint = np.zeros(classes * classes, dtype=np.int64)
+    predicted_flat, referred_flat = prediction.ravel(), reference.ravel()
+    for start in range(0, predicted_flat.size, _BLOCK_VOXELS):
+        predicted = predicted_flat[start : start + _BLOCK_VOXELS].astype(np.int64)
+        referred = referred_flat[start : start + _BLOCK_VOXELS].astype(np.int64)
+        if ignore_label is not None:
+            keep = referred != ignore_label
+            predicted, referred = predicted[keep], referred[keep]
+        _check_range("prediction", predicted, classes)
+        _check_range("reference", referred, classes)
+        joint += np.bincount(referred * classes + predicted, minlength=joint.size)
+    confusion = joint.reshape(classes, classes)  # reference, prediction
+    return ClassCounts(np.diagonal(confusion).copy(), confusion.sum(0), confusion.sum(1))
+
+
+def _check_range(what: str, labels: np.ndarray, classes: int) -> None:
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise DataError(
+            f"{what} holds label {wrong} but there are {classes} classes (0..{classes - 1}); "
+            "check the label table"
+        )
+
+
+def dice_per_class(counts: ClassCounts) -> np.ndarray:
+    """Dice 2 TP / (2 TP + FP + FN), (K,) float64, as nnU-Net scores it.
+
+    NaN for a class that neither has; 0 for one that is predicted but absent from the reference.
+    """
+    total = (counts.n_pred + counts.n_ref).astype(np.float64)
+    return np.divide(2 * counts.tp, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def dice_where_present(counts: ClassCounts) -> np.ndarray:
+    """Dice of the classes the reference has, NaN for all others.
+
+    For references that annotate a class only in some cases: a correct prediction of what was not
+    annotated is left out rather than scored 0.
+    """
+    return np.where(counts.n_ref > 0, dice_per_class(counts), np.nan)
+
+
+@dataclass(frozen=True)
+class DiceSummary:
+    """Means over cases and classes.
+
+    Attributes:
+        per_class: (K,) mean over the cases that have a score, NaN where none has.
+        scored_cases: (K,) how many those are.
+        foreground_mean: Mean of `per_class` without background and NaN; NaN if none is left.
+    """
+
+    per_class: np.ndarray
+    scored_cases: np.ndarray
+    foreground_mean: float
+
+
+def summarise_dice(dice_nk: np.ndarray) -> DiceSummary:
+    """Mean over cases per class, then over foreground classes: every class weighs the same.
+
+    Args:
+        dice_nk: Dice of N cases and K classes (0 the background), NaN where not scored.
+    """
+    per_class = _nan_mean(dice_nk)
+    scored_cases = np.isfinite(dice_nk).sum(0)
+    return DiceSummary(per_class, scored_cases, float(_nan_mean(per_class[1:])))
+
+
+def _nan_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis without NaN; NaN, and no warning, where nothing else is there."""
+    scored = np.isfinite(values)
+    count = scored.sum(0)
+    total = np.where(scored, values, 0.0).sum(0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
