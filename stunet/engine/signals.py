@@ -1,0 +1,45 @@
+"""Being asked to stop: a flag that the system sets and the loop reads between two steps.
+
+Not SIGUSR1: NCCL may use it inside a rank. Batch scripts send SIGTERM or SIGUSR2.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+
+class StopRequest:
+    """Whether this process was asked to stop.
+
+    Attributes:
+        signal_name: Name of the signal that asked, or an empty string.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.signal_name)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal_name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Inside, the stop signals only raise a flag; afterwards they do what they did before.
+
+    Must be entered in the main thread.
+    """
+    request = StopRequest()
+    before = {number: signal.signal(number, request._note) for number in STOP_SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,45 @@
+"""What must survive a crash, beside weights and optimiser state, as one listed record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands. The sampler needs no more than `seed` and `step` to go on.
+
+    Attributes:
+        seed: Of the data stream; a run cannot be continued under another one.
+        config_hash: Of the complete configuration that the run was started with.
+        world: Ranks that trained last.
+        zero_stage: ZeRO stage that trained last.
+        step: Optimiser steps taken, skipped ones included.
+        samples_seen: Patches consumed by all ranks together.
+        skipped_steps: Steps whose loss or gradient was not finite.
+        skipped_in_a_row: Those among them since the last good step.
+    """
+
+    seed: int
+    config_hash: str
+    world: int = 1
+    zero_stage: int = 0
+    step: int = 0
+    samples_seen: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; `TrainState(**values)` gives the record back."""
+        return asdict(self)
+
+    def after_step(self, skipped: bool, samples: int) -> TrainState:
+        """The state one optimiser step later."""
+        return replace(
+            self,
+            step=self.step + 1,
+            samples_seen=self.samples_seen + samples,
+            skipped_steps=self.skipped_steps + skipped,
+            skipped_in_a_row=self.skipped_in_a_row + 1 if skipped else 0,
+        )

@@ -1,0 +1,57 @@
+"""A signal to one of two ranks: both save, both leave with the code that asks to be requeued."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stunet.engine.checkpoint_files import newest_whole, read_state
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).resolve().parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_sigterm_to_one_rank_saves_and_exits_with_75(tmp_path: Path) -> None:
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    command = [sys.executable, str(HERE / "worker.py"), "until_stopped", str(tmp_path)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=os.environ | settings | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+            assert time.monotonic() < deadline, "the ranks did not get to step 3"
+            assert all(rank.poll() is None for rank in ranks), [r.stderr for r in ranks]
+            time.sleep(0.05)
+        ranks[1].send_signal(signal.SIGTERM)
+        said = [rank.communicate(timeout=30)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [75, 75], said
+    assert all("run the command again to go on" in text for text in said)
+    checkpoint, problems = newest_whole(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None and not problems
+    last_step = read_state(checkpoint)["step"]
+    assert last_step == metrics.read_text().count("\n")
