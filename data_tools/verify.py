@@ -47,6 +47,10 @@ class Finding:
     problem: str
     action: str
 
+    def __str__(self) -> str:
+        place = f"case {self.case_id}, {self.file}" if self.case_id else self.file
+        return f"{place}: {self.problem}; {self.action}"
+
 
 def verify(root: str | Path) -> list[Finding]:
     """Read everything below `root`; an empty list means that the store is sound.

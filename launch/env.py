@@ -1,0 +1,33 @@
+"""What the command checks about its surroundings before it starts."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from stunet.errors import ConfigError
+
+NEIGHBOURS = ("configs", "data_tools", "finetune", "launch", "pretrain")
+
+
+def check_neighbours() -> None:
+    """Make sure that our folders with generic names are the ones that lie beside `stunet`.
+
+    Names such as `pretrain` are common; a folder of that name in the working directory or another
+    installed package would be imported instead of ours.
+    """
+    home = _folder("stunet").parent
+    for name in NEIGHBOURS:
+        folder = _folder(name)
+        if folder.parent != home:
+            raise ConfigError(
+                f"package {name!r} was found at {folder}, not beside stunet in {home}; "
+                "rename that folder or start from another directory"
+            )
+
+
+def _folder(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"package {package!r} is not installed; run 'pip install stunet' again")
+    return Path(next(iter(spec.submodule_search_locations))).resolve()

@@ -1,0 +1,46 @@
+"""Start a verb on several processes of this machine: torchrun's launcher, called as a library.
+
+Called as a library and not as a command, because the command loses the exit code of the ranks, and
+75 (preempted and saved) must reach whoever requeues.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from uuid import uuid4
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from stunet.errors import Preempted
+
+
+def launch(arguments: Sequence[str], processes: int) -> int:
+    """Run `stunet ARGUMENTS` on `processes` ranks; return the exit code of the first that failed.
+
+    A rank prints its own error; the others are ended. Threads are shared out evenly, since as many
+    threads as cores in each process would slow all of them.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "launch.cli", *arguments)
+    except ChildFailedError as error:
+        return max(1, error.get_first_failure()[1].exitcode)
+    except SignalException:
+        return Preempted.exit_code
+    return 0

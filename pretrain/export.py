@@ -1,0 +1,61 @@
+"""From a run's checkpoint to a bundle: weights with all that using them takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from pretrain.config import PretrainConfig, model_config
+from pretrain.run_folder import CONFIG, RUN, read_json
+from stunet.bundle import write_bundle
+from stunet.config import load_config
+from stunet.engine import checkpoint_files
+from stunet.engine.loop import CHECKPOINTS
+from stunet.errors import CheckpointError
+from stunet.inference.model_card import DataSource, Provenance
+from stunet.io.manifest import DATASET, DatasetInfo
+from stunet.types import Preprocessing
+
+
+def export_run(run: Path, out: Path, step: int | None = None) -> Path:
+    """Write a bundle from a run folder and return its path.
+
+    Args:
+        run: The run folder.
+        out: Bundle folder to write; must not exist.
+        step: The checkpoint to take; None: the newest that is whole.
+
+    Raises:
+        CheckpointError: `run` is not a run folder, or has no such whole checkpoint.
+        BundleError: `out` is there already.
+    """
+    facts = read_json(run, RUN)
+    info = DatasetInfo.from_json(read_json(run, DATASET))
+    config = load_config(PretrainConfig, run / CONFIG)
+    checkpoint = _checkpoint(run / CHECKPOINTS, step)
+    provenance = Provenance(
+        licence="other",  # the owner of data and weights decides; the card is theirs to edit
+        data=(DataSource(**facts["data"]),),
+        recipe=asdict(config),
+        commit=facts["commit"],
+        step=int(checkpoint_files.read_state(checkpoint)["step"]),
+        metrics={},
+        versions=facts["versions"],
+    )
+    preprocessing = Preprocessing(
+        spacing_mm=info.spacing_mm,
+        patch_size=config.patch_size or info.patch_size,
+        channels=info.channels,
+    )
+    weights = checkpoint_files.load_weights(checkpoint)
+    model = model_config(config, info)
+    return write_bundle(out, model, preprocessing, info.labels, weights, provenance)
+
+
+def _checkpoint(root: Path, step: int | None) -> Path:
+    if step is not None:
+        return checkpoint_files.step_folder(root, step)
+    found, _ = checkpoint_files.newest_whole(root)
+    if found is None:
+        raise CheckpointError(f"run {root.parent}: has no checkpoint yet; train it first")
+    return found

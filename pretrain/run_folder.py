@@ -1,0 +1,109 @@
+"""What a run folder says about itself: `config.yaml`, `dataset.json`, `run.json`.
+
+Rank 0 alone calls these. Checkpoints and metrics belong to `stunet.engine`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pretrain.config import PretrainConfig, without_logistics
+from stunet import __version__
+from stunet.config import differences, load_config, to_yaml
+from stunet.errors import CheckpointError
+from stunet.io.atomic import atomic_write_json, atomic_write_text
+from stunet.io.manifest import DATASET, MANIFEST
+
+CONFIG = "config.yaml"
+RUN = "run.json"
+VERSIONED = ("torch", "deepspeed", "numpy", "zarr", "numcodecs")
+
+
+def claim(run: Path, config: PretrainConfig, store: Path) -> None:
+    """Make `run` the folder of this configuration: a new one, or one of an equal run to continue.
+
+    Raises:
+        CheckpointError: The folder belongs to a run that would come out differently.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    if (run / CONFIG).exists():
+        before = load_config(PretrainConfig, run / CONFIG)
+        changes = differences(without_logistics(before), without_logistics(config))
+        if changes:
+            raise CheckpointError(
+                f"run {run}: was started with other values ({'; '.join(changes)}); "
+                "name another out=..., or use the values it was started with"
+            )
+        if digest(run / DATASET) != digest(store / DATASET):
+            raise CheckpointError(
+                f"run {run}: was started on another data set than {store}; name another out=..."
+            )
+    shutil.copyfile(store / DATASET, run / DATASET)
+    atomic_write_text(run / CONFIG, to_yaml(config))
+
+
+def write_status(run: Path, state: str, facts: dict[str, Any]) -> None:
+    """Record in `run.json` where the run stands, and what runs it.
+
+    Args:
+        run: The run folder.
+        state: `running`, `preempted`, `failed` or `finished`.
+        facts: Further JSON values.
+    """
+    record = {
+        "state": state,
+        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+        **facts,
+        "commit": source_commit(),
+        "versions": {"stunet": __version__, **{name: version(name) for name in VERSIONED}},
+    }
+    atomic_write_json(run / RUN, record)
+
+
+def config_hash(config: PretrainConfig, store: Path) -> str:
+    """Identity of what a run computes: its configuration and the content of its store."""
+    text = to_yaml(without_logistics(config)) + digest(store / MANIFEST)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_json(run: Path, name: str) -> dict[str, Any]:
+    """One of the JSON files of a run folder.
+
+    Raises:
+        CheckpointError: It is not there, so this is not the folder of a run.
+    """
+    try:
+        record: dict[str, Any] = json.loads((run / name).read_text())
+    except (OSError, ValueError):
+        raise CheckpointError(
+            f"run {run}: has no readable {name}; give the folder that 'stunet pretrain' wrote"
+        ) from None
+    return record
+
+
+def source_commit() -> str | None:
+    """The commit of the source tree, with `+changes` if it was edited; None if installed."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        asked = ["git", "-C", str(here), *arguments]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
