@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from data_tools.planes import PLANES, colours, fullest, overlay, spread
 from stunet.io.atomic import atomic_write_bytes
+from stunet.planes import PLANES, colours, fullest, overlay, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from data_tools.planes import Colour
     from data_tools.scan import Picture, Scan
+    from stunet.planes import Colour
     from stunet.types import Spacing
 
 BACKGROUND, INK, FAINT = "#0e1013", "#f4f4f4", "#a2abb5"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_tools.planes import Plane, Window, choose_window
+from stunet.planes import Plane, Window, choose_window
 
 if TYPE_CHECKING:
     from stunet.types import Size3, Spacing

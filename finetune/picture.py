@@ -5,11 +5,9 @@ Not for measuring: what is drawn is one slice per plane.
 
 from __future__ import annotations
 
-import colorsys
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,34 +20,12 @@ from matplotlib.patheffects import withStroke
 
 from stunet.io.atomic import atomic_write_bytes
 from stunet.io.volume import Volume
+from stunet.planes import PLANES, Colour, Plane, choose_window, colours
 
 BACKGROUND, INK = "#101214", "#e8e8e8"
 MARGIN_MM = 25.0  # shown around the structures, enough to recognise where in the body they lie
 PANELS_INCHES = (11.0, 9.6)  # largest width and height of the nine panels together
 LEGEND_ENTRY_INCHES = (2.2, 0.23)
-Colour = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """A slice direction as a radiologist looks at it: patient right and anterior to the left."""
-
-    name: str
-    axis: int  # of z, y, x
-    across: int  # array axis drawn from left to right, backwards
-    down: int  # array axis drawn from top to bottom, backwards
-    sides: tuple[str, str, str, str]  # left, right, top, bottom
-
-    def cut(self, array_zyx: np.ndarray, centre: Sequence[int]) -> np.ndarray:
-        """Return the slice at `centre` as picture rows and columns."""
-        return np.take(array_zyx, centre[self.axis], axis=self.axis)[::-1, ::-1]
-
-
-_PLANES = (
-    _Plane("axial", axis=0, across=2, down=1, sides=("R", "L", "A", "P")),
-    _Plane("coronal", axis=1, across=2, down=0, sides=("R", "L", "S", "I")),
-    _Plane("sagittal", axis=2, across=1, down=0, sides=("A", "P", "S", "I")),
-)
 
 
 def draw_prediction(
@@ -75,49 +51,37 @@ def draw_prediction(
     """
     present = set(np.unique(truth_zyx)) | set(np.unique(prediction_zyx))
     shown = {name: v for name, v in labels.items() if v in present and v != 0}
-    colours = dict(zip(shown.values(), palette(len(shown)), strict=True))
+    palette = colours(list(shown.values()))
     centre = structure_centre(truth_zyx if truth_zyx.any() else prediction_zyx)
     box = _box_around((truth_zyx != 0) | (prediction_zyx != 0), image.spacing_mm)
     centre = [c - b.start for c, b in zip(centre, box, strict=True)]
-    grey = window_to_unit(image.array[0])[box]
+    low, high, _ = choose_window(image.array[0])
+    grey = image.array[0][box]
     truth, prediction = truth_zyx[box], prediction_zyx[box]
 
-    size_mm = [n * s for n, s in zip(grey.shape, image.spacing_mm, strict=True)]
-    figure, rows, legend_columns = _layout(size_mm, legend_entries=len(shown) + 1)
-    for axes_row, plane in zip(rows, _PLANES, strict=True):
-        cut_truth, cut_prediction = plane.cut(truth, centre), plane.cut(prediction, centre)
-        extent = (0.0, size_mm[plane.across], size_mm[plane.down], 0.0)
-        for axes, overlay in zip(axes_row, (None, cut_truth, cut_prediction), strict=True):
-            axes.imshow(
-                plane.cut(grey, centre), cmap="gray", vmin=0, vmax=1, extent=extent,
-                interpolation="bicubic",
-            )  # fmt: skip
-            if overlay is not None:
-                _draw_labels(axes, overlay, colours, extent)
-        for value in colours:
+    sizes_mm = [plane.size_mm(grey.shape, image.spacing_mm) for plane in PLANES]
+    figure, rows, legend_columns = _layout(sizes_mm, legend_entries=len(shown) + 1)
+    for axes_row, plane, (height_mm, width_mm) in zip(rows, PLANES, sizes_mm, strict=True):
+        index = centre[plane.axis]
+        cut_truth, cut_prediction = plane.cut(truth, index), plane.cut(prediction, index)
+        extent = (0.0, width_mm, height_mm, 0.0)
+        style = {"cmap": "gray", "vmin": low, "vmax": high, "interpolation": "bicubic"}
+        for axes, labelled in zip(axes_row, (None, cut_truth, cut_prediction), strict=True):
+            axes.imshow(plane.cut(grey, index), extent=extent, **style)
+            if labelled is not None:
+                _draw_labels(axes, labelled, palette, extent)
+        for value in palette:
             _draw_contour(axes_row[2], cut_truth == value, "white", extent, width=0.6)
         for axes in axes_row:  # contours reach half a voxel further
-            axes.set(xlim=(0, size_mm[plane.across]), ylim=(size_mm[plane.down], 0))
+            axes.set(xlim=(0, width_mm), ylim=(height_mm, 0))
         _mark_sides(axes_row[0], plane)
     for axes, heading in zip(rows[0], ("image", "truth", "prediction"), strict=True):
         axes.set_title(heading, color=INK, fontsize=11, pad=8)
     figure.suptitle(title, color=INK, fontsize=13)
-    _add_legend(figure, shown, colours, legend_columns)
+    _add_legend(figure, shown, palette, legend_columns)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, facecolor=BACKGROUND)
     atomic_write_bytes(path_png, buffer.getvalue())
-
-
-def palette(n: int) -> list[Colour]:
-    """Return `n` bright colours, neighbours far apart in hue.
-
-    >>> len(set(palette(104)))
-    104
-    """
-    golden = 0.61803398875  # the golden ratio's fraction spreads any number of hues evenly
-    return [
-        colorsys.hsv_to_rgb((0.02 + i * golden) % 1, (0.75, 0.5)[i // 8 % 2], 1.0) for i in range(n)
-    ]
 
 
 def structure_centre(label_zyx: np.ndarray) -> list[int]:
@@ -135,18 +99,6 @@ def structure_centre(label_zyx: np.ndarray) -> list[int]:
     return [int(s.argmax()) if s.any() else len(s) // 2 for s in score]
 
 
-def window_to_unit(image_zyx: np.ndarray) -> np.ndarray:
-    """Map intensities to 0..1 as a reader would window them.
-
-    CT, known by its air, gets the soft tissue window, level 40 HU and width 400 HU; anything else
-    its 1st to 99.5th percentile.
-    """
-    finite = image_zyx[np.isfinite(image_zyx)]
-    low, high = (-160.0, 240.0) if finite.min() < -500 else np.percentile(finite, (1, 99.5))
-    unit = (image_zyx.astype(np.float32) - low) / max(high - low, 1e-6)
-    return np.nan_to_num(unit).clip(0, 1)
-
-
 def _box_around(mask_zyx: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice, slice]:
     """Bounding box of the mask with the margin, inside the volume; all of it without a mask."""
     slices = []
@@ -159,13 +111,15 @@ def _box_around(mask_zyx: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slic
     return z, y, x
 
 
-def _layout(size_mm: Sequence[float], legend_entries: int) -> tuple[Figure, np.ndarray, int]:
+def _layout(
+    sizes_mm: Sequence[tuple[float, float]], legend_entries: int
+) -> tuple[Figure, np.ndarray, int]:
     """A figure with nine cells in the planes' proportions, at one scale, and room for a legend.
 
     Returns the figure, its axes (3, 3) and the number of columns of the legend.
     """
-    heights = [size_mm[plane.down] for plane in _PLANES]
-    width = max(size_mm[plane.across] for plane in _PLANES)
+    heights = [height for height, _ in sizes_mm]
+    width = max(width for _, width in sizes_mm)
     inches_per_mm = min(PANELS_INCHES[0] / (3 * width), PANELS_INCHES[1] / sum(heights))
     panels_width, panels_height = 3 * width * inches_per_mm, sum(heights) * inches_per_mm
     entry_width, entry_height = LEGEND_ENTRY_INCHES
@@ -184,14 +138,14 @@ def _layout(size_mm: Sequence[float], legend_entries: int) -> tuple[Figure, np.n
 def _draw_labels(
     axes: Axes,
     cut: np.ndarray,
-    colours: Mapping[int, Colour],
+    palette: Mapping[int, Colour],
     extent: tuple[float, float, float, float],
 ) -> None:
     rgba = np.zeros((*cut.shape, 4))
-    for value, colour in colours.items():
+    for value, colour in palette.items():
         rgba[cut == value] = (*colour, 0.35)
     axes.imshow(rgba, extent=extent, interpolation="nearest")
-    for value, colour in colours.items():
+    for value, colour in palette.items():
         _draw_contour(axes, cut == value, colour, extent, width=1.2)
 
 
@@ -212,19 +166,19 @@ def _draw_contour(
     axes.contour(x, y, np.pad(mask.astype(float), 1), [0.5], colors=[colour], linewidths=width)
 
 
-def _mark_sides(axes: Axes, plane: _Plane) -> None:
+def _mark_sides(axes: Axes, plane: Plane) -> None:
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
     aligned = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
-    for side, (x, y), (ha, va) in zip(plane.sides, places, aligned, strict=True):
+    for side, (x, y), (ha, va) in zip(plane.letters, places, aligned, strict=True):
         text = axes.text(x, y, side, transform=axes.transAxes, ha=ha, va=va, color=INK, fontsize=9)
         text.set_path_effects([withStroke(linewidth=2, foreground=BACKGROUND)])
 
 
 def _add_legend(
-    figure: Figure, shown: Mapping[str, int], colours: Mapping[int, Colour], columns: int
+    figure: Figure, shown: Mapping[str, int], palette: Mapping[int, Colour], columns: int
 ) -> None:
     handles: list[Patch | Line2D] = [
-        Patch(facecolor=colours[value], label=name.replace("_", " "))
+        Patch(facecolor=palette[value], label=name.replace("_", " "))
         for name, value in shown.items()
     ]
     handles.append(Line2D([], [], color="white", linewidth=0.9, label="outline of the truth"))

@@ -165,9 +165,9 @@ def test_hounsfield_values_are_plausible(trunk):
 
     for name, low, high in (
         ("lung_left", -920, -780),
-        ("liver", 85, 135),
-        ("spleen", 95, 150),
-        ("kidney_right", 125, 205),
+        ("liver", 85, 130),
+        ("spleen", 110, 160),
+        ("kidney_right", 160, 230),
         ("aorta", 110, 210),
         ("urinary_bladder", -20, 40),
         ("autochthon_left", 25, 75),

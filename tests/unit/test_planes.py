@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from data_tools.planes import PLANES, Plane, choose_window, colours, fullest, overlay, spread
 from data_tools.scan import scan_of
+from stunet.planes import PLANES, Plane, choose_window, colours, fullest, overlay, spread
 
 WORLD = {"R": (2, 1), "L": (2, -1), "A": (1, 1), "P": (1, -1), "S": (0, 1), "I": (0, -1)}
 
