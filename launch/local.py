@@ -22,8 +22,12 @@ from stunet.errors import Preempted
 def launch(arguments: Sequence[str], processes: int) -> int:
     """Run `stunet ARGUMENTS` on `processes` ranks; return the exit code of the first that failed.
 
-    A rank prints its own error; the others are ended. Threads are shared out evenly, since as many
+    A rank prints its own error; the others are ended. A signal is passed on to the ranks, which
+    then have half a minute to save themselves. Threads are shared out evenly, since as many
     threads as cores in each process would slow all of them.
+
+    Raises:
+        Preempted: This process was sent a signal.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -41,6 +45,8 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         elastic_launch(config, sys.executable)("-m", "launch.cli", *arguments)
     except ChildFailedError as error:
         return max(1, error.get_first_failure()[1].exitcode)
-    except SignalException:
-        return Preempted.exit_code
+    except SignalException as error:
+        raise Preempted(
+            f"stopped by {error.sigval.name}; the same command continues from the last checkpoint"
+        ) from None
     return 0

@@ -112,7 +112,7 @@ def _pretrain(folders: Folders, recipe: str, overrides: Sequence[str]) -> None:
     values = (f"store={folders.store}", f"out={folders.run}", *overrides)
     code = launch(["pretrain", recipe, *values], PROCESSES)
     if code == Preempted.exit_code:
-        raise Preempted("training was asked to stop and saved itself; run the same command again")
+        raise Preempted("training saved itself and stopped; the same command continues")
     if code != 0:
         raise TrainingError(f"training ended with exit code {code}; its own message stands above")
 

@@ -1,6 +1,7 @@
 """Being asked to stop: a flag that the system sets and the loop reads between two steps.
 
-Not SIGUSR1: NCCL may use it inside a rank. Batch scripts send SIGTERM or SIGUSR2.
+Not SIGUSR1: NCCL may use it inside a rank. Batch scripts send SIGTERM or SIGUSR2, Ctrl-C sends
+SIGINT, and torchrun sends that once more to each rank: any number of signals is one request.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class StopRequest:

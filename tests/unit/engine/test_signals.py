@@ -8,7 +8,7 @@ import pytest
 from stunet.engine.signals import stop_request
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_stop_signal_raises_the_flag_and_nothing_else(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_request() as request:
