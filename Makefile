@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint format wheel clean
+.PHONY: quickstart test lint format bench wheel clean
 
 quickstart: .venv
 	$(BIN)/stunet quickstart --out quickstart
@@ -19,6 +19,12 @@ lint: .venv
 format: .venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv
+	mkdir -p build
+	$(BIN)/python -m benchmarks.data --json build/data.json
+	$(BIN)/python -m benchmarks.train --json build/train.json
+	$(BIN)/python -m benchmarks.report build/data.json build/train.json
 
 wheel: .venv
 	$(BIN)/python -m build --wheel

@@ -32,7 +32,7 @@ def measure() -> list[Row]:
     """All rows of this file."""
     with tempfile.TemporaryDirectory() as folder:
         store = _store(Path(folder))
-        return [_patch_read(store), _augmented(store), *_label_resampling()]
+        return [_patch_read(store), _augmented(store), *map(_label_resampling, (2, 20, 104))]
 
 
 def _store(folder: Path) -> Store:
@@ -76,25 +76,20 @@ def _augmented(store: Store) -> Row:
     )
 
 
-def _label_resampling() -> list[Row]:
-    rows = []
-    for classes in (2, 20, 104):
-        config = PhantomConfig(
-            cases=1, classes=classes, shape_zyx=(160, 160, 160), spacing_mm=(4, 4, 4)
-        )
-        _, label = render_case(config, 0)
-        shape: Size3 = (200, 200, 200)
-        rows.append(
-            compare(
-                f"label map 160^3 to 200^3, {classes} labels",
-                lambda label=label: resample_label(label, shape),
-                lambda label=label: _one_pass_per_label(label, shape),
-                "one linear zoom per label",
-                repeats=1,
-                goal=200 if classes == 104 else None,
-            )
-        )
-    return rows
+def _label_resampling(classes: int) -> Row:
+    config = PhantomConfig(
+        cases=1, classes=classes, shape_zyx=(160, 160, 160), spacing_mm=(4, 4, 4)
+    )
+    _, label = render_case(config, 0)
+    shape: Size3 = (200, 200, 200)
+    return compare(
+        f"label map 160^3 to 200^3, {classes} labels",
+        lambda: resample_label(label, shape),
+        lambda: _one_pass_per_label(label, shape),
+        "one linear zoom per label",
+        repeats=1,
+        goal=200 if classes == 104 else None,
+    )
 
 
 def _one_pass_per_label(label_zyx: np.ndarray, shape: Size3) -> np.ndarray:

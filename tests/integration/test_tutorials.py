@@ -1,4 +1,4 @@
-"""The commands of the tutorials run as they are written, one after the other, in an empty folder."""
+"""The commands of the tutorials run as written, one after the other, in an empty folder."""
 
 from __future__ import annotations
 

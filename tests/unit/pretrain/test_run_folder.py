@@ -98,5 +98,5 @@ def test_status_holds_facts_and_versions(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no readable run.json"):
+    with pytest.raises(CheckpointError, match="no readable run"):
         read_json(tmp_path, "run.json")
