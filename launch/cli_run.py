@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from launch.cli_config import Overrides, RecipeArgument
+from launch.env import keep_freed_memory
 from stunet.errors import ConfigError
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle folder.")]
@@ -34,6 +35,7 @@ def quickstart(
     """Run the whole pipeline: data, two-process training, bundle, held-out evaluation, picture."""
     from launch.quickstart import quickstart as run
 
+    keep_freed_memory()
     run(data, out, overrides or ())
 
 
@@ -43,6 +45,7 @@ def pretrain(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from pretrain.train import train
     from stunet.config import load_config
 
+    keep_freed_memory()
     train(load_config(PretrainConfig, recipe, overrides or ()))
 
 
@@ -82,6 +85,7 @@ def predict(
     """Segment scans; each result lies on its input's exact grid."""
     from launch.predict import predict_files
 
+    keep_freed_memory()
     predict_files(bundle, inputs, out, device)
 
 
@@ -95,6 +99,7 @@ def transfer(
     """Score a bundle on data sets that it has not seen, by direct inference."""
     from launch.transfer import transfer_datasets
 
+    keep_freed_memory()
     transfer_datasets(bundle, datasets, out, split, device)
 
 

@@ -1,7 +1,9 @@
-"""What the command checks about its surroundings before it starts."""
+"""What the command checks and sets in its surroundings before it starts."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +26,21 @@ def check_neighbours() -> None:
                 f"package {name!r} was found at {folder}, not beside stunet in {home}; "
                 "rename that folder or start from another directory"
             )
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory instead of handing it back to the system at once.
+
+    A network on a CPU frees and asks for the same large tensors in every step; returning their
+    pages and having them zeroed again took 40% of a training step's time (docs/log.md).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # musl has none
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _folder(package: str) -> Path:
