@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,38 +31,7 @@ from stunet.metrics.dice import dice_per_class
 from stunet.types import RawDataset
 
 PROCESSES = 2
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where each stage of a quickstart leaves its result."""
-
-    out: Path
-
-    @property
-    def raw(self) -> Path:
-        """The phantom data set, where no scans were given."""
-        return self.out / "raw"
-
-    @property
-    def store(self) -> Path:
-        """The prepared store."""
-        return self.out / "store"
-
-    @property
-    def run(self) -> Path:
-        """The training run."""
-        return self.out / "run"
-
-    @property
-    def bundle(self) -> Path:
-        """The exported bundle."""
-        return self.out / "bundle"
-
-    @property
-    def transfer(self) -> Path:
-        """Predictions and scores on the held-out cases."""
-        return self.out / "transfer"
+RAW, STORE, RUN, BUNDLE, SCORES = "raw", "store", "run", "bundle", "transfer"  # below OUT
 
 
 def quickstart(data: Path | None, out: Path, overrides: Sequence[str]) -> None:
@@ -77,10 +45,9 @@ def quickstart(data: Path | None, out: Path, overrides: Sequence[str]) -> None:
     Raises:
         TrainingError: A training process failed; its own message stands above.
     """
-    folders = Folders(out)
     if data is None:
         _say("1/6 phantom data")
-        data = write_phantom(folders.raw, load_config(PhantomConfig, None))
+        data = write_phantom(out / RAW, load_config(PhantomConfig, None))
         recipe = "quickstart_phantom"
     else:
         _say(f"1/6 labelled scans in {data}")
@@ -89,27 +56,25 @@ def quickstart(data: Path | None, out: Path, overrides: Sequence[str]) -> None:
     _say(f"2/6 prepare {len(raw.cases)} cases")
     with case_progress("prepare") as advance:
         config = load_config(PrepareConfig, f"data/{recipe}")
-        prepare(raw, folders.store, config, advance, on_plan=_say)
-    held_out = [row.case_id for row in open_store(folders.store).rows if row.split == "val"]
+        prepare(raw, out / STORE, config, advance, on_plan=_say)
+    held_out = [row.case_id for row in open_store(out / STORE).rows if row.split == "val"]
     _say(f"3/6 pretrain on {PROCESSES} processes")
-    _pretrain(folders, f"pretrain/{recipe}", overrides)
+    _pretrain(out, f"pretrain/{recipe}", overrides)
     _say("4/6 export the bundle")
-    _export(folders)
+    _export(out / RUN, out / BUNDLE)
     _say(f"5/6 predict and score {len(held_out)} held-out cases")
     with case_progress("transfer") as advance:
-        (score,) = transfer(
-            folders.bundle, [raw], folders.transfer, only=held_out, on_progress=advance
-        )
+        (score,) = transfer(out / BUNDLE, [raw], out / SCORES, only=held_out, on_progress=advance)
     _say("6/6 report")
-    _report(raw, score, folders)
+    _report(raw, score, out)
 
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _pretrain(folders: Folders, recipe: str, overrides: Sequence[str]) -> None:
-    values = (f"store={folders.store}", f"out={folders.run}", *overrides)
+def _pretrain(out: Path, recipe: str, overrides: Sequence[str]) -> None:
+    values = (f"store={out / STORE}", f"out={out / RUN}", *overrides)
     code = launch(["pretrain", recipe, *values], PROCESSES)
     if code == Preempted.exit_code:
         raise Preempted("training saved itself and stopped; the same command continues")
@@ -117,23 +82,23 @@ def _pretrain(folders: Folders, recipe: str, overrides: Sequence[str]) -> None:
         raise TrainingError(f"training ended with exit code {code}; its own message stands above")
 
 
-def _export(folders: Folders) -> None:
+def _export(run: Path, bundle: Path) -> None:
     """Export anew, since the run may have gone on; equal weights give an equal bundle."""
-    if folders.bundle.exists():
-        shutil.rmtree(folders.bundle)
-    export_run(folders.run, folders.bundle)
+    if bundle.exists():
+        shutil.rmtree(bundle)
+    export_run(run, bundle)
 
 
-def _report(raw: RawDataset, score: DatasetScore, folders: Folders) -> None:
+def _report(raw: RawDataset, score: DatasetScore, out: Path) -> None:
     """Draw the median case, copy the summary to `OUT` and print the table."""
-    shutil.copyfile(folders.transfer / raw.name / "summary.json", folders.out / "summary.json")
-    picture = folders.out / "prediction.png"
+    shutil.copyfile(out / SCORES / raw.name / "summary.json", out / "summary.json")
+    picture = out / "prediction.png"
     _draw(raw, sorted(score.cases, key=_case_dice)[len(score.cases) // 2], picture)
     means = score.dice()
     width = max(map(len, means))
     for name, dice in means.items():
         typer.echo(f"{name:<{width}}  {dice:.3f}")
-    typer.echo(f"picture {picture}, scores {folders.out / 'summary.json'}")
+    typer.echo(f"picture {picture}, scores {out / 'summary.json'}")
     typer.echo(f"mean Dice {score.foreground_mean():.2f} on {len(score.cases)} held-out cases")
 
 

@@ -12,12 +12,12 @@ import torch
 
 from pretrain.config import PretrainConfig
 from pretrain.data import cases_of
+from stunet.data.patches import network_input
 from stunet.engine import distributed
 from stunet.engine.deepspeed_engine import TrainEngine
 from stunet.inference.sliding_window import sliding_window_logits
 from stunet.io.store import Store
 from stunet.metrics.dice import count_classes, dice_per_class, summarise_dice
-from stunet.transforms.normalize import normalize
 
 
 def validate(
@@ -50,10 +50,7 @@ def _dice(
 ) -> list[float | None]:
     """Dice of each label value of a case; None where neither map holds it."""
     row, info = store.rows[case], store.info
-    stored = store.read_image(case, (0, 0, 0), row.shape_zyx)
-    scale = np.asarray(row.scale, np.float32)[:, None, None, None]
-    offset = np.asarray(row.offset, np.float32)[:, None, None, None]
-    image = normalize(stored * scale + offset, info.channels, row.statistics)
+    image = network_input(store, case, (0, 0, 0), row.shape_zyx)
     logits = sliding_window_logits(
         engine.module,
         torch.from_numpy(image),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stunet.bundle import write_bundle
 from stunet.config import load_config
 from stunet.engine import checkpoint_files
 from stunet.engine.loop import CHECKPOINTS
+from stunet.engine.tracking import METRICS
 from stunet.errors import CheckpointError
 from stunet.inference.model_card import DataSource, Provenance
 from stunet.io.manifest import DATASET, DatasetInfo
@@ -33,13 +35,14 @@ def export_run(run: Path, out: Path, step: int | None = None) -> Path:
     info = DatasetInfo.from_json(read_json(run, DATASET))
     config = load_config(PretrainConfig, run / CONFIG)
     checkpoint = _checkpoint(run / CHECKPOINTS, step)
+    step_taken = int(checkpoint_files.read_state(checkpoint)["step"])
     provenance = Provenance(
         licence="other",  # the owner of data and weights decides; the card is theirs to edit
         data=(DataSource(**facts["data"]),),
         recipe=asdict(config),
         commit=facts["commit"],
-        step=int(checkpoint_files.read_state(checkpoint)["step"]),
-        metrics={},
+        step=step_taken,
+        metrics=_validation(run, step_taken, info.name),
         versions=facts["versions"],
     )
     preprocessing = Preprocessing(
@@ -50,6 +53,13 @@ def export_run(run: Path, out: Path, step: int | None = None) -> Path:
     weights = checkpoint_files.load_weights(checkpoint)
     model = model_config(config, info)
     return write_bundle(out, model, preprocessing, info.labels, weights, provenance)
+
+
+def _validation(run: Path, step: int, dataset: str) -> dict[str, dict[str, float | None]]:
+    """The last mean Dice on held-out cases up to a step, as `Provenance.metrics` wants it."""
+    rows = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    dice = [row["val_dice"] for row in rows if row["step"] <= step and "val_dice" in row]
+    return {f"{dataset} val": {"dice": dice[-1]}} if dice else {}
 
 
 def _checkpoint(root: Path, step: int | None) -> Path:

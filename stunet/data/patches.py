@@ -181,16 +181,28 @@ class PatchSource:
         axes = list(zip(start_zyx, shape_zyx, row.shape_zyx, strict=True))
         z, y, x = ((max(start, 0), min(start + size, side)) for start, size, side in axes)
         first, shape = (z[0], y[0], x[0]), (z[1] - z[0], y[1] - y[0], x[1] - x[0])
-        stored = self._store.read_image(case, first, shape)
+        image = network_input(self._store, case, first, shape)
         label = self._store.read_label(case, first, shape)
-
-        scale = np.asarray(row.scale, np.float32)[:, None, None, None]
-        offset = np.asarray(row.offset, np.float32)[:, None, None, None]
-        image = normalize(stored * scale + offset, self._store.info.channels, row.statistics)
         if shape == shape_zyx:
             return image, label
         before = [low - start for low, start in zip(first, start_zyx, strict=True)]
         return _embed(image, shape_zyx, before), _embed(label, shape_zyx, before)
+
+
+def network_input(store: Store, case: int, start_zyx: Size3, shape_zyx: Size3) -> np.ndarray:
+    """Return a box inside a case as a network sees it: physical values, then normalised.
+
+    Returns:
+        (C, z, y, x) float32.
+
+    Raises:
+        DataError: A shard is missing or damaged.
+    """
+    row = store.rows[case]
+    stored = store.read_image(case, start_zyx, shape_zyx)
+    scale = np.asarray(row.scale, np.float32)[:, None, None, None]
+    offset = np.asarray(row.offset, np.float32)[:, None, None, None]
+    return normalize(stored * scale + offset, store.info.channels, row.statistics)
 
 
 def _embed(array: np.ndarray, shape_zyx: Size3, before: Sequence[int]) -> np.ndarray:
