@@ -36,31 +36,52 @@ def take(count: int, patches: object, workers: int, **options: int) -> list[Batc
         return list(islice(stream, count))
 
 
+STEPS = 16  # 64 patches
+
+
+@pytest.fixture(scope="module")
+def first_patches(store_root: Path) -> list[Patch]:
+    """The first 64 patches, made here one after the other."""
+    patches = source(open_store(store_root))
+    return [patches[sample] for sample in range(STEPS * GLOBAL_BATCH)]
+
+
+def test_the_first_patches_differ_in_case_place_and_augmentation(
+    first_patches: list[Patch],
+) -> None:
+    draws = [patch.draw for patch in first_patches]
+    assert {draw.case for draw in draws} == {0, 1, 2}
+    assert len({draw.start_zyx for draw in draws}) > 32
+    assert len({(draw.spatial, draw.intensity) for draw in draws}) > 32
+
+
 @pytest.mark.parametrize(
     ("world", "workers", "start_step"),
     [(world, workers, 0) for world in (1, 2, 4) for workers in (0, 1, 2)]
-    + [(1, 1, 5), (2, 2, 5), (4, 0, 5)],
+    + [(1, 1, 9), (2, 2, 9), (4, 0, 9)],
 )
 def test_stream_is_the_same_for_any_ranks_workers_and_resume(
-    store: Store, world: int, workers: int, start_step: int
+    store: Store, first_patches: list[Patch], world: int, workers: int, start_step: int
 ) -> None:
     patches = source(store)
+    count = STEPS - start_step
     ranks = [
-        take(2, patches, workers, rank=rank, world=world, start_step=start_step)
+        take(count, patches, workers, rank=rank, world=world, start_step=start_step)
         for rank in range(world)
     ]
-    sample = start_step * GLOBAL_BATCH
-    for step in range(2):
-        for rank in range(world):
-            batch = ranks[rank][step]
-            assert len(batch.sample_ids) == GLOBAL_BATCH // world
-            for row, found in enumerate(batch.sample_ids):
-                expected = patches[sample]
-                assert found == sample
-                assert batch.case_ids[row] == expected.draw.case_id
-                assert torch.equal(batch.image_bcdhw[row], expected.image_cdhw)
-                assert torch.equal(batch.label_bdhw[row], expected.label_dhw)
-                sample += 1
+    rows = [
+        (batch.sample_ids[row], batch.case_ids[row], batch.image_bcdhw[row], batch.label_bdhw[row])
+        for step in range(count)
+        for batch in (ranks[rank][step] for rank in range(world))
+        for row in range(GLOBAL_BATCH // world)
+    ]
+    expected = first_patches[start_step * GLOBAL_BATCH :]
+    assert len(rows) == len(expected)
+    for (sample, case_id, image, label), patch in zip(rows, expected, strict=True):
+        assert (sample, case_id) == (patch.draw.sample, patch.draw.case_id)
+        assert patches.draw(sample) == patch.draw
+        assert torch.equal(image, patch.image_cdhw)
+        assert torch.equal(label, patch.label_dhw)
 
 
 def test_micro_batches_cut_a_step_in_order(store: Store) -> None:
