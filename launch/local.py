@@ -30,7 +30,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         Preempted: This process was sent a signal.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    _silence_torchrun()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -50,3 +50,10 @@ def launch(arguments: Sequence[str], processes: int) -> int:
             f"stopped by {error.sigval.name}; the same command continues from the last checkpoint"
         ) from None
     return 0
+
+
+def _silence_torchrun() -> None:
+    """Leave the talking to the ranks; each of torchrun's loggers has a level of its own."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
