@@ -88,7 +88,6 @@ def _label_resampling(classes: int) -> Row:
         lambda: _one_pass_per_label(label, shape),
         "one linear zoom per label",
         repeats=1,
-        goal=200 if classes == 104 else None,
     )
 
 
