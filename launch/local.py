@@ -42,7 +42,8 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "launch.cli", *arguments)
+        # -P: a folder called `stunet` in the working directory must not be taken for the package.
+        elastic_launch(config, sys.executable)("-P", "-m", "launch.cli", *arguments)
     except ChildFailedError as error:
         return max(1, error.get_first_failure()[1].exitcode)
     except SignalException as error:
