@@ -63,9 +63,17 @@ def _validation(run: Path, step: int, dataset: str) -> dict[str, dict[str, float
 
 
 def _checkpoint(root: Path, step: int | None) -> Path:
-    if step is not None:
-        return checkpoint_files.step_folder(root, step)
-    found, _ = checkpoint_files.newest_whole(root)
+    if step is None:
+        found, _ = checkpoint_files.newest_whole(root)
+    else:
+        wanted = checkpoint_files.step_folder(root, step)
+        found = wanted if wanted in checkpoint_files.complete_checkpoints(root) else None
     if found is None:
-        raise CheckpointError(f"run {root.parent}: has no checkpoint yet; train it first")
+        kept = ", ".join(path.name for path in checkpoint_files.complete_checkpoints(root))
+        asked = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise CheckpointError(
+            f"run {root.parent}: has no {asked}; there are: {kept}"
+            if kept
+            else f"run {root.parent}: has no {asked} yet; train it first"
+        )
     return found

@@ -1,0 +1,39 @@
+"""Which checkpoint an export takes, and what is said where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.export import _checkpoint
+from stunet.engine import checkpoint_files
+from stunet.errors import CheckpointError
+
+
+def save(root: Path, step: int) -> None:
+    temporary = checkpoint_files.begin(root, step)
+    for name in (checkpoint_files.WEIGHTS, checkpoint_files.OPTIMIZER):
+        checkpoint_files.write_tensors(temporary / name, {"w": torch.ones(2)})
+    checkpoint_files.finish(temporary, {"step": step}, keep=9)
+
+
+def test_the_newest_or_the_one_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    save(root, 3)
+    save(root, 6)
+    assert _checkpoint(root, None).name == "step_000006"
+    assert _checkpoint(root, 3).name == "step_000003"
+
+
+def test_a_missing_step_lists_those_that_are_there(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    save(root, 3)
+    with pytest.raises(CheckpointError, match="no checkpoint of step 4; there are: step_000003"):
+        _checkpoint(root, 4)
+
+
+def test_a_run_without_checkpoints_is_told_to_train(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint yet; train it first"):
+        _checkpoint(tmp_path / "checkpoints", None)
