@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -69,7 +69,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+    _leave(code if isinstance(code, int) else 0)
 
 
 def _as_told_by_rank(error: StunetError) -> str:
@@ -80,9 +80,22 @@ def _as_told_by_rank(error: StunetError) -> str:
     return "" if isinstance(error, AGREED) else f"rank {rank}: {error}"
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     if message:
         print(f"stunet: {message}", file=sys.stderr, flush=True)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; as a rank without taking the interpreter down piece by piece.
+
+    Threads of the communication library can outlive that and abort a process that has done all its
+    work ("terminate called without an active exception", seen once in some hundred ranks).
+    """
+    if "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

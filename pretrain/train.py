@@ -41,6 +41,7 @@ def train(config: PretrainConfig) -> None:
         state = checkpoint.restore(engine, run / CHECKPOINTS, _fresh_state(config, store, engine))
         _train(config, run, store, engine, state)
         engine.close()
+        distributed.barrier()  # nobody leaves while another still listens
     finally:
         distributed.stop()
 

@@ -5,9 +5,11 @@ usage: worker.py TASK FOLDER
 
 import json
 import logging
+import os
 import shutil
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -155,10 +157,16 @@ TASKS = {f.__name__: f for f in (first_launch, single_process, second_launch, un
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     distributed.start(timeout_s=60)
+    code = 1
     try:
         TASKS[sys.argv[1]](Path(sys.argv[2]))
+        distributed.barrier()
+        code = 0
     except StunetError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    finally:
-        distributed.stop()
+        code = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # as launch/cli.py leaves a rank, and for its reason
