@@ -48,18 +48,17 @@ def compare(
     peer: Callable[[], object],
     peer_name: str,
     repeats: int,
-    goal: float | None = None,
 ) -> Row:
     """Run both in turn `repeats` times, after one unmeasured run each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+    times_ms: tuple[list[float], list[float]] = ([], [])
     for attempt in range(repeats + 1):
-        for call, measured in zip((ours, peer), seconds, strict=True):
+        for call, measured in zip((ours, peer), times_ms, strict=True):
             began = time.process_time()
             call()
             if attempt > 0:
                 measured.append(1000 * (time.process_time() - began))
-    mine, theirs = (statistics.median(measured) for measured in seconds)
-    return Row(work, mine, theirs, peer_name, "CPU ms", theirs / mine, goal, "cpu")
+    mine, theirs = (statistics.median(measured) for measured in times_ms)
+    return Row(work, mine, theirs, peer_name, "CPU ms", theirs / mine, None, "cpu")
 
 
 def main(measure: Callable[[], list[Row]]) -> None:

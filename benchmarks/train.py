@@ -1,4 +1,4 @@
-"""The loss, and a training step against plain torch: `python -m benchmarks.train --json FILE`.
+"""The loss against plain torch: `python -m benchmarks.train --json FILE`.
 
 The peer of the loss is the same definition with a one-hot target, as most toolkits compute it.
 """

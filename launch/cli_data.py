@@ -14,7 +14,7 @@ from launch.cli_config import Overrides
 app = typer.Typer(no_args_is_help=True, help="Ingest, plan, prepare, verify and show data.")
 
 Raw = Annotated[Path, typer.Argument(help="Raw data set: nnU-Net, TotalSegmentator or pairs.")]
-Recipe = Annotated[str | None, typer.Option(help="A recipe such as data/default.")]
+Recipe = Annotated[str | None, typer.Option(help="A recipe such as data/totalsegmentator.")]
 
 
 @app.command()

@@ -22,6 +22,7 @@ from stunet.io.manifest import MANIFEST
 from stunet.io.store import Store, open_store
 from stunet.losses.deep_supervision import deep_supervision_loss
 from stunet.registry import build_model
+from stunet.types import Size3
 
 
 def train(config: PretrainConfig) -> None:
@@ -36,10 +37,11 @@ def train(config: PretrainConfig) -> None:
     try:
         store = open_store(config.store)
         distributed.run_on_main(lambda: _open_run(run, config, store))
-        model = build_model(model_config(config, store.info), config.seed)
+        network = model_config(config, store.info)
+        model = build_model(network, config.seed)
         engine = TrainEngine.start(model, config.optim, config.parallel, config.global_batch)
         state = checkpoint.restore(engine, run / CHECKPOINTS, _fresh_state(config, store, engine))
-        _train(config, run, store, engine, state)
+        _train(config, store, network.strides, engine, state)
         engine.close()
         distributed.barrier()  # nobody leaves while another still listens
     finally:
@@ -47,11 +49,16 @@ def train(config: PretrainConfig) -> None:
 
 
 def _train(
-    config: PretrainConfig, run: Path, store: Store, engine: TrainEngine, state: TrainState
+    config: PretrainConfig,
+    store: Store,
+    strides: tuple[Size3, ...],
+    engine: TrainEngine,
+    state: TrainState,
 ) -> None:
+    run = Path(config.out)
     loss = partial(
         deep_supervision_loss,
-        strides=model_config(config, store.info).strides,
+        strides=strides,
         ignore_label=store.info.ignore_label,
         batch_dice=config.batch_dice,
     )
