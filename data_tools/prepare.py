@@ -24,7 +24,7 @@ from stunet import __version__
 from stunet.errors import ConfigError, DataError
 from stunet.io.atomic import fsync_folder
 from stunet.io.manifest import DATASET, DatasetInfo, read_dataset
-from stunet.io.store import StoreWriter
+from stunet.io.store_writer import StoreWriter
 from stunet.io.zarr_case import image_codec
 from stunet.transforms.resample import target_shape
 from stunet.types import RawDataset

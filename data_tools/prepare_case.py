@@ -17,7 +17,7 @@ from data_tools.quantise import quantise
 from stunet.io.atomic import atomic_write_text
 from stunet.io.manifest import CaseRow
 from stunet.io.raw_case import read_case, source_hashes
-from stunet.io.store import StoreWriter
+from stunet.io.store_writer import StoreWriter
 from stunet.io.voxels import label_dtype
 from stunet.transforms.normalize import statistics
 from stunet.transforms.resample import resample_image, resampled_affine, target_shape

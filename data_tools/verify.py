@@ -24,7 +24,8 @@ from stunet.io.manifest import (
     read_dataset,
     read_rows,
 )
-from stunet.io.store import FOREGROUND_SUFFIX, ROW_SUFFIX, Store, store_leftovers
+from stunet.io.store import Store
+from stunet.io.store_writer import FOREGROUND_SUFFIX, ROW_SUFFIX, store_leftovers
 from stunet.types import Size3
 
 PREPARE = "run 'stunet data prepare' again"

@@ -10,7 +10,8 @@ import pytest
 import zarr
 
 from stunet.io.manifest import DatasetInfo
-from stunet.io.store import StoreWriter, case_path, open_store
+from stunet.io.store import open_store
+from stunet.io.store_writer import StoreWriter, case_path
 from stunet.types import CaseArrays, Channel, ChannelStatistics
 
 

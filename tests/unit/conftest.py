@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stunet.io.manifest import DatasetInfo
-from stunet.io.store import StoreWriter
+from stunet.io.store_writer import StoreWriter
 from stunet.types import CaseArrays, Channel, ChannelStatistics
 
 

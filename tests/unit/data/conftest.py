@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from stunet.io.manifest import DatasetInfo
-from stunet.io.store import Store, StoreWriter, open_store
+from stunet.io.store import Store, open_store
+from stunet.io.store_writer import StoreWriter
 from stunet.transforms.normalize import statistics
 from stunet.types import CaseArrays, Channel, Size3
 

@@ -20,7 +20,8 @@ from stunet.io.atomic import atomic_write_bytes, atomic_write_json, temporary_si
 from stunet.io.checksum import checksum_folder
 from stunet.io.layout import read_layout
 from stunet.io.manifest import DatasetInfo, dataset_json, read_rows
-from stunet.io.store import StoreWriter, case_path, open_store
+from stunet.io.store import open_store
+from stunet.io.store_writer import StoreWriter, case_path
 from stunet.types import CaseArrays, ChannelStatistics
 
 MakeCase = Callable[..., CaseArrays]
