@@ -1,17 +1,17 @@
 """Dice per class from voxel counts, under both conventions for classes a case lacks, and its means.
 
-Hard labels and numpy only; the training loss is `stunet/losses/dice_ce.py`.
+Hard labels only; the training loss is `stunet/losses/dice_ce.py`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from stunet.errors import DataError
-
-_BLOCK_VOXELS = 2**22  # counted at once, so that a whole scan needs no copy of itself
 
 
 @dataclass(frozen=True)
@@ -55,37 +55,52 @@ def count_classes(
             f"prediction {prediction.shape} and reference {reference.shape} differ in shape; "
             "resample one onto the grid of the other"
         )
-    joint = np.zeros(classes * classes, dtype=np.int64)
-    predicted_flat, referred_flat = prediction.ravel(), reference.ravel()
-    for start in range(0, predicted_flat.size, _BLOCK_VOXELS):
-        predicted = predicted_flat[start : start + _BLOCK_VOXELS].astype(np.int64)
-        referred = referred_flat[start : start + _BLOCK_VOXELS].astype(np.int64)
-        if ignore_label is not None:
-            keep = referred != ignore_label
-            predicted, referred = predicted[keep], referred[keep]
-        _check_range("prediction", predicted, classes)
-        _check_range("reference", referred, classes)
-        joint += np.bincount(referred * classes + predicted, minlength=joint.size)
-    confusion = joint.reshape(classes, classes)  # reference, prediction
-    return ClassCounts(np.diagonal(confusion).copy(), confusion.sum(0), confusion.sum(1))
-
-
-def _check_range(what: str, labels: np.ndarray, classes: int) -> None:
-    if labels.size and (labels.min() < 0 or labels.max() >= classes):
-        wrong = labels.min() if labels.min() < 0 else labels.max()
+    counts = np.zeros((3, classes), np.int64)
+    ignored = np.iinfo(np.int64).min if ignore_label is None else ignore_label
+    predicted = np.ascontiguousarray(prediction, prediction.dtype.newbyteorder("=")).ravel()
+    referred = np.ascontiguousarray(reference, reference.dtype.newbyteorder("=")).ravel()
+    bad = _count(predicted, referred, ignored, counts)
+    if bad >= 0:
+        what, label = "prediction", predicted[bad]
+        if 0 <= label < classes:
+            what, label = "reference", referred[bad]
         raise DataError(
-            f"{what} holds label {wrong} but there are {classes} classes (0..{classes - 1}); "
+            f"{what} holds label {label} but there are {classes} classes (0..{classes - 1}); "
             "check the label table"
         )
+    return ClassCounts(*counts)
 
 
-def dice_per_class(counts: ClassCounts) -> np.ndarray:
+@numba.njit(cache=True)
+def _count(prediction: np.ndarray, reference: np.ndarray, ignored: int, counts: np.ndarray) -> int:
+    """Count tp, n_pred and n_ref; place of the first voxel with a label out of range, or -1."""
+    classes = counts.shape[1]
+    for i in range(len(reference)):
+        p, r = np.int64(prediction[i]), np.int64(reference[i])
+        if r == ignored:
+            continue
+        if not (0 <= p < classes and 0 <= r < classes):
+            return i
+        counts[0, p] += p == r
+        counts[1, p] += 1
+        counts[2, r] += 1
+    return -1
+
+
+def dice_per_class(counts: ClassCounts, absent_in_both: float = math.nan) -> np.ndarray:
     """Dice 2 TP / (2 TP + FP + FN), (K,) float64, as nnU-Net scores it.
 
-    NaN for a class that neither has; 0 for one that is predicted but absent from the reference.
+    0 for a class that is predicted but absent from the reference.
+
+    Args:
+        counts: Of one case.
+        absent_in_both: Score of a class that neither has: NaN leaves it out of means, 1 rewards it
+            as some challenges do.
     """
     total = (counts.n_pred + counts.n_ref).astype(np.float64)
-    return np.divide(2 * counts.tp, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return np.divide(
+        2 * counts.tp, total, out=np.full(total.shape, absent_in_both), where=total > 0
+    )
 
 
 def dice_where_present(counts: ClassCounts) -> np.ndarray:

@@ -28,9 +28,9 @@ def test_counts_by_hand() -> None:
     assert counts.n_pred.tolist() == [3, 3, 1, 1, 0]
 
 
-def test_counts_of_a_scan_larger_than_a_block() -> None:
+def test_counts_of_a_scan_against_a_loop_over_classes() -> None:
     rng = np.random.default_rng(0)
-    reference = rng.integers(0, 12, (170, 160, 161), dtype=np.uint8)
+    reference = rng.integers(0, 12, (40, 50, 61), dtype=np.uint8)
     prediction = np.where(rng.random(reference.shape) < 0.8, reference, 3)
     reference[:5] = 255
     counts = count_classes(prediction, reference, classes=12, ignore_label=255)
@@ -47,10 +47,10 @@ def test_counts_of_parts_add_up() -> None:
     assert equal(parts[0] + parts[1], count_classes(PREDICTION, REFERENCE, 5))
 
 
-def test_signed_wide_and_strided_arrays_count_alike() -> None:
+def test_signed_wide_swapped_and_strided_arrays_count_alike() -> None:
     expected = count_classes(PREDICTION, REFERENCE, 5)
     wide = count_classes(
-        np.asfortranarray(PREDICTION.astype(np.int16)), REFERENCE.astype(np.uint64), 5
+        np.asfortranarray(PREDICTION.astype(">i2")), REFERENCE.astype(np.uint64), 5
     )
     assert equal(wide, expected)
 
@@ -61,6 +61,8 @@ def test_both_conventions_for_absent_classes() -> None:
     present = [4 / 7, 4 / 6, 1.0, np.nan, np.nan]
     np.testing.assert_allclose(dice_per_class(counts), nnunet)
     np.testing.assert_allclose(dice_where_present(counts), present)
+    rewarded = [4 / 7, 4 / 6, 1.0, 0.0, 1.0]
+    np.testing.assert_allclose(dice_per_class(counts, absent_in_both=1.0), rewarded)
 
 
 def test_missed_class_scores_zero_in_both() -> None:
