@@ -5,17 +5,22 @@ The plan is made from these numbers alone. Nothing is resampled or written here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from data_tools.percentiles import percentiles
 from stunet.errors import DataError
 from stunet.io.foreground import count_voxels
 from stunet.io.raw_case import read_case
+from stunet.io.spill import Allocate, Spill, release, walk
 from stunet.types import RawCase, RawDataset, Size3, Spacing
 
 SAMPLES_PER_CASE = 10_000  # as many from every case, so that each weighs the same
+SUMMED_VALUES = 1 << 22  # at a time: 32 MB in double precision
 
 
 @dataclass(frozen=True)
@@ -75,31 +80,51 @@ class CaseMeasurement:
 
 
 def fingerprint(raw: RawDataset) -> Fingerprint:
-    """Measure all cases one after the other.
+    """Measure all cases one after the other; scans too large for memory pass through `TMPDIR`.
 
     Raises:
         DataError, VolumeError: a case cannot be read, or no case has a labelled voxel.
     """
-    return pool(raw, [measure_case(case, raw) for case in raw.cases])
+    allocate = Spill(Path(tempfile.gettempdir()))
+    return pool(raw, [measure_case(case, raw, allocate) for case in raw.cases])
 
 
-def measure_case(case: RawCase, raw: RawDataset) -> CaseMeasurement:
-    """Read one case and measure it."""
-    image, label = read_case(case, raw)
-    values = tuple(count_voxels(label.array))
-    foreground = label.array[0] > 0
-    if raw.ignore_label is not None:
-        foreground &= label.array[0] != raw.ignore_label
-    inside = [volume[foreground] for volume in image.array] if foreground.any() else []
+def measure_case(case: RawCase, raw: RawDataset, allocate: Allocate = np.empty) -> CaseMeasurement:
+    """Read one case and measure it; a `Spill` for `allocate` bounds the memory that takes."""
+    image, label = read_case(case, raw, allocate)
+    counts = count_voxels(label.array)
+    unsampled = (0, raw.ignore_label)
+    inside = [value for value in counts if value not in unsampled]
+    voxels = sum(counts[value] for value in inside)
+    foreground = [
+        _foreground(label.array[0], volume, inside, allocate((voxels,), np.float32))
+        for volume in (image.array if voxels else ())
+    ]
+    lowest = [min(slab.min() for (slab,) in walk(volume)) for volume in image.array]
     measured = CaseFingerprint(
         case_id=case.case_id,
         shape_zyx=image.shape_zyx,
         spacing_mm=image.spacing_mm,
-        labels=values,
-        lowest=tuple(float(volume.min()) for volume in image.array),
-        foreground=tuple(_intensities(voxels) for voxels in inside),
+        labels=tuple(counts),
+        lowest=tuple(map(float, lowest)),
+        foreground=tuple(_intensities(values) for values in foreground),
     )
-    return CaseMeasurement(measured, tuple(_sample(voxels) for voxels in inside))
+    return CaseMeasurement(measured, tuple(_sample(values) for values in foreground))
+
+
+def _foreground(
+    label_zyx: np.ndarray, image_zyx: np.ndarray, inside: Sequence[int], values: np.ndarray
+) -> np.ndarray:
+    """Fill `values` with the voxels whose label is in `inside`, in C order."""
+    is_inside = np.zeros(np.iinfo(label_zyx.dtype).max + 1, bool)
+    is_inside[list(inside)] = True
+    filled = 0
+    for label, image in walk(label_zyx, image_zyx):
+        found = image[is_inside[label]]
+        values[filled : filled + found.size] = found
+        filled += found.size
+        release(values)
+    return values
 
 
 def pool(raw: RawDataset, measurements: Sequence[CaseMeasurement]) -> Fingerprint:
@@ -123,19 +148,29 @@ def pool(raw: RawDataset, measurements: Sequence[CaseMeasurement]) -> Fingerprin
     )
 
 
-def _intensities(voxels: np.ndarray) -> Intensities:
-    low, high = np.percentile(voxels, (0.5, 99.5))
+def _intensities(values: np.ndarray) -> Intensities:
+    def parts() -> Iterator[np.ndarray]:
+        return (part for (part,) in walk(values, voxels=SUMMED_VALUES))
+
+    low, high = percentiles(parts, (0.5, 99.5))
+    mean = sum(float(part.sum(dtype=np.float64)) for part in parts()) / values.size
+    squares = sum(float(np.square(part.astype(np.float64) - mean).sum()) for part in parts())
     return Intensities(
-        mean=float(voxels.mean(dtype=np.float64)),
-        std=float(voxels.std(dtype=np.float64)),
-        p0_5=float(low),
-        p99_5=float(high),
-        min=float(voxels.min()),
-        max=float(voxels.max()),
+        mean=mean,
+        std=float(np.sqrt(squares / values.size)),
+        p0_5=low,
+        p99_5=high,
+        min=min(float(part.min()) for part in parts()),
+        max=max(float(part.max()) for part in parts()),
     )
 
 
-def _sample(voxels: np.ndarray) -> tuple[float, ...]:
+def _sample(values: np.ndarray) -> tuple[float, ...]:
     """Values at equal steps through the foreground; repeated where there are too few."""
-    ranks = np.linspace(0, len(voxels) - 1, SAMPLES_PER_CASE).round().astype(np.intp)
-    return tuple(voxels[ranks].tolist())
+    ranks = np.linspace(0, len(values) - 1, SAMPLES_PER_CASE).round().astype(np.intp)
+    sampled, start = [], 0
+    for (part,) in walk(values, voxels=SUMMED_VALUES):
+        first, last = np.searchsorted(ranks, (start, start + part.size))
+        sampled.append(part[ranks[first:last] - start])
+        start += part.size
+    return tuple(np.concatenate(sampled).tolist())

@@ -11,27 +11,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Literal
 
+from data_tools.case_memory import available_bytes, measuring_bytes, writing_bytes
 from data_tools.fingerprint import CaseMeasurement, Fingerprint, pool
 from data_tools.plan import Plan, PlanConfig, check_config, describe, plan
 from data_tools.prepare_case import measure_once, prepare_case
-from data_tools.run_cases import Outcome, open_pool, run_cases
+from data_tools.prepare_target import disk_errors, open_target, reopen
+from data_tools.run_cases import Admission, Outcome, run_cases
 from data_tools.splits import assign_splits
+from data_tools.workers import SlurmConfig, check_job_memory, open_workers
 from stunet import __version__
 from stunet.errors import ConfigError, DataError
-from stunet.io.atomic import fsync_folder
-from stunet.io.manifest import DATASET, DatasetInfo, read_dataset
+from stunet.io.manifest import DatasetInfo
 from stunet.io.store_writer import StoreWriter
 from stunet.io.zarr_case import image_codec
 from stunet.transforms.resample import target_shape
-from stunet.types import RawDataset
+from stunet.types import RawCase, RawDataset
 
 MEASUREMENTS = "fingerprints"  # folder in the store, a small file per case
 LISTED_FAILURES = 10
-BYTES_PER_VOXEL = 16  # peak per voxel before and after resampling; 9 to 15 measured at 256^3
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -46,7 +46,9 @@ class PrepareConfig:
         holdout: Cases held out as `val` where the data set has no split of its own.
         workers: Local worker processes, one thread each; 0 runs in this process.
         scheduler: Address of a Dask scheduler to use instead of local workers.
+        slurm: Jobs to submit for the work instead; see `SlurmConfig`.
         codec: `local` (fast to decode) or `network` (9% smaller, for object stores).
+        fold: Fold of nnU-Net's `splits_final.json`, where there is one; `all` trains on all cases.
     """
 
     stage: Literal["prepare"] = "prepare"
@@ -54,7 +56,9 @@ class PrepareConfig:
     holdout: int = 4
     workers: int = 0
     scheduler: str | None = None
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
     codec: str = "local"
+    fold: str = "0"
 
 
 def prepare(
@@ -79,36 +83,40 @@ def prepare(
 
     Raises:
         ConfigError: a setting is impossible.
-        DataError: cases failed (all others were prepared, the store is not finished), or `out`
-            holds a finished store that was prepared otherwise.
+        DataError: cases failed (all others were prepared, the store is not finished), `out` cannot
+            be written, or it holds a finished store that was prepared otherwise.
     """
     _check(config)
     out = Path(out)
     raw = assign_splits(raw, config.holdout)
+    existing = open_target(out)
     slim = replace(raw, cases=())  # what workers need of the data set, small to send
-    with open_pool(config.workers, config.scheduler) as workers:
+    with open_workers(config.workers, config.scheduler, config.slurm) as workers:
         run = partial(run_cases, pool=workers, on_done=_count_steps(raw, on_progress))
         measure = partial(measure_once, raw=slim, folder=out / MEASUREMENTS)
-        measured = run(measure, raw.cases, at_once=None)
+        measured = run(measure, raw.cases, admission=_admission(config, measuring_bytes))
         fingerprint = _fingerprint(raw, measured)
         labels = _named_labels(raw, fingerprint)
         planned = plan(fingerprint, config.plan)
         on_plan(describe(planned, fingerprint))
+        need_bytes = _writing_bytes(fingerprint, planned)
+        check_job_memory(config.slurm, max(need_bytes.values()))
         info = _dataset_info(replace(raw, labels=labels), fingerprint, planned, config.codec)
-        _reopen(out, info)
+        reopen(out, existing, info)
         write = partial(
             prepare_case,
             raw=replace(slim, labels=labels),
             recipe=planned.preprocessing,
             writer=StoreWriter(out, replace(info, fingerprint={})),
         )
-        known = {case.case_id for case in fingerprint.cases}
-        readable = [case for case in raw.cases if case.case_id in known]
-        written = run(write, readable, at_once=_at_once(config, fingerprint, planned))
+        readable = [case for case in raw.cases if case.case_id in need_bytes]
+        admission = _admission(config, lambda case: need_bytes[case.case_id])
+        written = run(write, readable, admission=admission)
     rows = [outcome.result for outcome in written if outcome.result is not None]
     if len(rows) < len(raw.cases):
         raise _failure_report([*measured, *written])
-    StoreWriter(out, info).finish(rows)
+    with disk_errors(out):
+        StoreWriter(out, info).finish(rows)
     return out
 
 
@@ -116,6 +124,10 @@ def _check(config: PrepareConfig) -> None:
     """Refuse impossible settings before hours are spent on measuring."""
     if config.workers < 0:
         raise ConfigError(f"workers={config.workers}: give 0 (in this process) or more")
+    if config.scheduler is not None and config.slurm.jobs > 0:
+        raise ConfigError(
+            f"scheduler={config.scheduler} and slurm.jobs={config.slurm.jobs}: choose one of them"
+        )
     check_config(config.plan)
     image_codec(config.codec)
 
@@ -159,45 +171,27 @@ def _dataset_info(
             **{name: version(name) for name in ("numpy", "scipy", "numba", "zarr", "numcodecs")},
         },
         codec=codec,
+        regions=raw.regions,
+        regions_class_order=raw.regions_class_order,
     )
 
 
-def _reopen(out: Path, info: DatasetInfo) -> None:
-    """Take the mark of a finished store away before its cases may change.
-
-    Raises:
-        DataError: the store was prepared otherwise; overwriting it would surprise its users.
-    """
-    if not (out / DATASET).is_file():
-        return
-    try:
-        existing, _ = read_dataset(out)
-    except DataError as error:
-        raise DataError(f"{error}; or delete {out / DATASET} to prepare it again") from error
-    if existing.preparation() != info.preparation():
-        raise DataError(
-            f"{out}: holds a finished store at {existing.spacing_mm} mm that was prepared with "
-            f"other settings or labels (now {info.spacing_mm} mm); choose another folder"
+def _writing_bytes(fingerprint: Fingerprint, planned: Plan) -> dict[str, int]:
+    """Memory that each case takes while it is resampled and written."""
+    spacing, channels = planned.preprocessing.spacing_mm, len(fingerprint.channel_names)
+    return {
+        case.case_id: writing_bytes(
+            case.shape_zyx, target_shape(case.shape_zyx, case.spacing_mm, spacing), channels
         )
-    (out / DATASET).unlink()
-    fsync_folder(out)
-
-
-def _at_once(config: PrepareConfig, fingerprint: Fingerprint, planned: Plan) -> int | None:
-    """How many of the largest cases fit in this machine's memory; None where it does not matter."""
-    if config.workers == 0 or config.scheduler is not None:
-        return None
-    import psutil
-    from distributed.system import MEMORY_LIMIT  # knows the limits of containers
-
-    spacing = planned.preprocessing.spacing_mm
-    largest = max(
-        prod(case.shape_zyx) + prod(target_shape(case.shape_zyx, case.spacing_mm, spacing))
         for case in fingerprint.cases
-    )
-    largest_bytes = largest * len(fingerprint.channel_names) * BYTES_PER_VOXEL
-    available_bytes = min(MEMORY_LIMIT, psutil.virtual_memory().available)
-    return max(1, available_bytes // largest_bytes)
+    }
+
+
+def _admission(config: PrepareConfig, need_bytes: Callable[[RawCase], int]) -> Admission | None:
+    """Bounds the memory of local workers; others have limits of their own."""
+    if config.workers == 0 or config.scheduler is not None or config.slurm.jobs > 0:
+        return None
+    return Admission(config.workers, available_bytes(), need_bytes)
 
 
 def _failure_report(outcomes: Sequence[Outcome]) -> DataError:

@@ -16,11 +16,17 @@ from data_tools.fingerprint import CaseFingerprint, CaseMeasurement, Intensities
 from data_tools.quantise import quantise
 from stunet.io.atomic import atomic_write_text
 from stunet.io.manifest import CaseRow
-from stunet.io.raw_case import read_case, source_hashes
+from stunet.io.raw_case import annotated_values, read_case, source_hashes
+from stunet.io.spill import Allocate, Spill, copy_into
 from stunet.io.store_writer import StoreWriter
 from stunet.io.voxels import label_dtype
 from stunet.transforms.normalize import statistics
-from stunet.transforms.resample import resample_image, resampled_affine, target_shape
+from stunet.transforms.resample import (
+    resample_image,
+    resampled_affine,
+    slice_axis,
+    target_shape,
+)
 from stunet.transforms.resample_label import resample_label
 from stunet.types import CaseArrays, Preprocessing, RawCase, RawDataset
 
@@ -37,7 +43,7 @@ def measure_once(case: RawCase, raw: RawDataset, folder: Path) -> CaseMeasuremen
     recalled = _recall(record, made_from)
     if recalled is not None:
         return recalled
-    measured = measure_case(case, raw)
+    measured = measure_case(case, raw, Spill(folder))
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(record, json.dumps({"made_from": made_from, **asdict(measured)}) + "\n")
     return measured
@@ -70,34 +76,50 @@ def prepare_case(
         VolumeError, DataError: the case cannot be used; the message says why.
     """
     hashes = source_hashes(case)
-    split = case.split or "train"
+    split, licence = case.split or "train", case.licence or raw.licence
+    annotated = annotated_values(case, raw)
     done = writer.finished(case.case_id, hashes)
     if done is not None:
-        return replace(done, split=split, licence=raw.licence)
-    image, label = read_case(case, raw)
+        return replace(done, split=split, licence=licence, annotated=annotated)
+    allocate = Spill(writer.root)
+    image, label = read_case(case, raw, allocate)
     shape = target_shape(image.shape_zyx, image.spacing_mm, recipe.spacing_mm)
-    image_czyx = resample_image(
-        image.array.astype(np.float32), image.spacing_mm, recipe.spacing_mm, shape
-    )
+    affine = resampled_affine(image.affine, image.shape_zyx, shape)
+    label_zyx = _in_one_type(label.array[0], raw, allocate)
+    image_czyx = image.array
+    if shape != image.shape_zyx:
+        image_czyx = resample_image(
+            image_czyx, image.spacing_mm, recipe.spacing_mm, shape, allocate
+        )
+        nearest_axis = slice_axis(image.spacing_mm, recipe.spacing_mm)
+        label_zyx = resample_label(label_zyx, shape, nearest_axis, allocate)
+    del image, label  # large
     whole = statistics(image_czyx)
-    stored_czyx, scale, offset = quantise(image_czyx, recipe.channels, whole)
+    stored_czyx, scale, offset = quantise(image_czyx, recipe.channels, whole, allocate)
+    del image_czyx
     return writer.write_case(
         CaseArrays(
             case_id=case.case_id,
             image_czyx=stored_czyx,
-            label_zyx=resample_label(_one_dtype(label.array[0], raw), shape),
-            affine=resampled_affine(image.affine, image.shape_zyx, shape),
+            label_zyx=label_zyx,
+            affine=affine,
             scale=scale,
             offset=offset,
             statistics=whole,
             split=split,
             source_sha256=hashes,
-            licence=raw.licence,
+            licence=licence,
+            annotated=annotated,
         )
     )
 
 
-def _one_dtype(label_zyx: np.ndarray, raw: RawDataset) -> np.ndarray:
+def _in_one_type(label_zyx: np.ndarray, raw: RawDataset, allocate: Allocate) -> np.ndarray:
     """The type that holds every label of the data set, so that all cases are stored alike."""
     largest = max((*raw.labels.values(), raw.ignore_label or 0))
-    return label_zyx.astype(np.promote_types(label_zyx.dtype, label_dtype(largest)), copy=False)
+    dtype = np.promote_types(label_zyx.dtype, label_dtype(largest))
+    if dtype == label_zyx.dtype:
+        return label_zyx
+    converted = allocate(label_zyx.shape, dtype)
+    copy_into(converted, label_zyx)
+    return converted

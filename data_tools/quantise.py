@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_tools.percentiles import percentiles
+from stunet.io.spill import Allocate, walk
 from stunet.types import Channel, ChannelStatistics
 
 INT16 = np.iinfo(np.int16)
@@ -21,6 +23,7 @@ def quantise(
     image_czyx: np.ndarray,
     channels: Sequence[Channel],
     statistics: Sequence[ChannelStatistics],
+    allocate: Allocate = np.empty,
 ) -> tuple[np.ndarray, tuple[float, ...], tuple[float, ...]]:
     """Round every channel to int16 so that physical value = stored * scale + offset.
 
@@ -31,22 +34,24 @@ def quantise(
     hottest voxels of a tumour in PET.
 
     Args:
-        image_czyx: (C, Z, Y, X) float32, physical units, finite.
+        image_czyx: (C, Z, Y, X) numbers in physical units, finite; taken as float32.
         channels: One per image channel; only the scheme matters.
         statistics: Of the image, one per channel.
+        allocate: Makes the result; a `Spill` keeps a large one out of memory.
 
     Returns:
         int16 (C, Z, Y, X), scale and offset per channel.
     """
-    stored = np.empty(image_czyx.shape, dtype=np.int16)
+    stored = allocate(image_czyx.shape, np.int16)
     maps = [
         (1.0, 0.0) if channel.scheme == "ct" else _linear_map(volume, whole)
         for volume, channel, whole in zip(image_czyx, channels, statistics, strict=True)
     ]
     for volume, (scale, offset), out in zip(image_czyx, maps, stored, strict=True):
-        for plane, out_plane in zip(volume, out, strict=True):  # a whole scan in double takes GBs
-            levels = np.rint((plane.astype(np.float64) - offset) / scale)
-            out_plane[...] = np.clip(levels, INT16.min, INT16.max)
+        for slab, out_slab in walk(volume, out):
+            for plane, out_plane in zip(slab, out_slab, strict=True):  # a scan in double takes GBs
+                levels = np.rint((plane.astype(np.float64) - offset) / scale)
+                out_plane[...] = np.clip(levels, INT16.min, INT16.max)
     scales, offsets = zip(*maps, strict=True)
     return stored, scales, offsets
 
@@ -56,7 +61,7 @@ def _linear_map(volume: np.ndarray, whole: ChannelStatistics) -> tuple[float, fl
     lowest, highest = whole.min, whole.max
     if lowest == highest:
         return 1.0, lowest
-    low, high = (float(value) for value in np.percentile(volume, BULK_PERCENTILES))
+    low, high = percentiles(lambda: (slab for (slab,) in walk(volume)), BULK_PERCENTILES)
     if high > low and (high - low) * LEVELS < (highest - lowest) * BULK_LEVELS:
         lowest, highest = low, high
     scale = (highest - lowest) / LEVELS

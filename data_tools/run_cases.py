@@ -1,16 +1,14 @@
 """Run one function over many cases, here or on Dask workers, and collect the cases that fail.
 
 A case may fail for reasons of its own (a damaged file, too little memory) without stopping the
-others. Any other exception is a bug and ends the run.
+others. Any other exception is a bug and ends the run. Workers are started by `workers.py`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stunet.errors import StunetError
@@ -24,6 +22,21 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Admission:
+    """How many cases may be in work at a time on this machine.
+
+    Attributes:
+        workers: At most so many.
+        memory_bytes: What they may take together; a case that takes more runs alone.
+        need_bytes: Memory that a case takes.
+    """
+
+    workers: int
+    memory_bytes: int
+    need_bytes: Callable[[RawCase], int]
+
+
+@dataclass(frozen=True)
 class Outcome(Generic[Result]):
     """What became of one case: a result, or the reason why there is none."""
 
@@ -32,40 +45,11 @@ class Outcome(Generic[Result]):
     failure: str | None = None
 
 
-@contextmanager
-def open_pool(workers: int, scheduler: str | None) -> Iterator[Client | None]:
-    """Dask workers for the duration of a block; None means that cases run in this process.
-
-    Args:
-        workers: Local worker processes of one thread each; 0 for none.
-        scheduler: Address of a running scheduler, e.g. `tcp://node7:8786`, used instead.
-    """
-    if scheduler is None and workers == 0:
-        yield None
-        return
-    from distributed import Client, LocalCluster  # 0.5 s that inline runs never need
-
-    if scheduler is not None:
-        with Client(scheduler) as client:
-            yield client
-        return
-    cluster = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=0,  # the caller limits how many cases run at once; see `run_cases`
-        dashboard_address=None,
-        silence_logs=logging.ERROR,
-    )
-    with cluster, Client(cluster) as client:
-        yield client
-
-
 def run_cases(
     task: Callable[[RawCase], Result],
     cases: Sequence[RawCase],
     pool: Client | None,
-    at_once: int | None,
+    admission: Admission | None,
     on_done: Progress,
 ) -> list[Outcome[Result]]:
     """Apply `task` to every case.
@@ -73,15 +57,15 @@ def run_cases(
     Args:
         task: Must be picklable if there is a pool.
         cases: Taken in order.
-        pool: From `open_pool`.
-        at_once: Most cases in work at a time, to bound memory; None hands all to the pool.
+        pool: From `open_workers`.
+        admission: Bounds memory where cases share this machine's; None hands all to the pool.
         on_done: Called in this process with the id of each case that ended, well or not.
 
     Returns:
         One outcome per case, in the order of `cases`.
     """
     outcomes: dict[str, Outcome[Result]] = {}
-    attempts = _inline(task, cases) if pool is None else _pooled(task, cases, pool, at_once)
+    attempts = _inline(task, cases) if pool is None else _pooled(task, cases, pool, admission)
     for outcome in attempts:
         outcomes[outcome.case_id] = outcome
         on_done(outcome.case_id)
@@ -93,8 +77,11 @@ def _attempt(task: Callable[[RawCase], Result], case: RawCase) -> Outcome[Result
         return Outcome(case.case_id, result=task(case))
     except MemoryError:
         return Outcome(case.case_id, failure="out of memory; use fewer workers")
-    except (StunetError, OSError) as error:
+    except StunetError as error:
         return Outcome(case.case_id, failure=str(error).removeprefix(f"case {case.case_id}: "))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return Outcome(case.case_id, failure=f"{place}{error.strerror or error}")
 
 
 def _inline(
@@ -105,25 +92,33 @@ def _inline(
 
 
 def _pooled(
-    task: Callable[[RawCase], Result], cases: Sequence[RawCase], pool: Client, at_once: int | None
+    task: Callable[[RawCase], Result],
+    cases: Sequence[RawCase],
+    pool: Client,
+    admission: Admission | None,
 ) -> Iterator[Outcome[Result]]:
     from distributed import KilledWorker, as_completed
 
-    def submit(case: RawCase) -> None:
-        future = pool.submit(_attempt, task, case, pure=False)
-        case_of[future.key] = case
-        ended.add(future)
-
-    case_of: dict[Any, RawCase] = {}
+    waiting = deque(cases)
+    running: dict[Any, RawCase] = {}  # by the key of its future
     ended = as_completed()
-    waiting = iter(cases)
-    for case in islice(waiting, at_once):
-        submit(case)
-    for future in ended:
+    while waiting or running:
+        while waiting and _has_room(waiting[0], running.values(), admission):
+            future = pool.submit(_attempt, task, waiting[0], pure=False)
+            running[future.key] = waiting.popleft()
+            ended.add(future)
+        future = next(ended)
+        case = running.pop(future.key)
         try:
             yield future.result()
         except KilledWorker:
             reason = "its worker died again and again, likely out of memory; use fewer workers"
-            yield Outcome(case_of[future.key].case_id, failure=reason)
-        for case in islice(waiting, 1):
-            submit(case)
+            yield Outcome(case.case_id, failure=reason)
+
+
+def _has_room(case: RawCase, running: Collection[RawCase], admission: Admission | None) -> bool:
+    if admission is None or not running:
+        return True
+    if len(running) >= admission.workers:
+        return False
+    return sum(map(admission.need_bytes, (case, *running))) <= admission.memory_bytes

@@ -61,7 +61,7 @@ def read(folder: Path) -> tuple[np.ndarray, SourceGrid]:
         VolumeError: No series or several, an unreadable file, a missing or repeated slice, a
             tilted gantry, slices of different planes.
     """
-    slices = sorted(_one_series(folder), key=lambda each: each.place_mm)
+    slices = _sorted_series(folder)
     _check_one_plane(slices, folder)
     affine = np.eye(4)
     affine[:3, 0] = slices[0].plane[:3] * slices[0].plane[7]
@@ -80,6 +80,19 @@ def read(folder: Path) -> tuple[np.ndarray, SourceGrid]:
         header=None,
     )
     return np.stack([_pixels(each.path) for each in slices])[None], grid
+
+
+def series_files(folder: Path) -> list[Path]:
+    """The files of the series in a folder, in the order of k.
+
+    Raises:
+        VolumeError: No series or several, an unreadable file.
+    """
+    return [each.path for each in _sorted_series(folder)]
+
+
+def _sorted_series(folder: Path) -> list[_Slice]:
+    return sorted(_one_series(folder), key=lambda each: each.place_mm)
 
 
 def _one_series(folder: Path) -> list[_Slice]:

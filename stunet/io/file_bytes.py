@@ -1,13 +1,12 @@
 """A whole file in memory, with the checksum of its compressed stream verified.
 
 Readers that stop at the last voxel never see the checksum that follows it, and some ignore it.
-Everything that `nifti` and `itk` accept went through here first. Not for the zarr store, whose
-shards carry checksums of their own.
+What `itk` accepts went through here first; NIfTI files are read by `file_stream`. Not for the zarr
+store, whose shards carry checksums of their own.
 """
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from typing import TYPE_CHECKING
 
@@ -33,20 +32,6 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise VolumeError(f"{path}: is empty (0 bytes); copy or download it again")
     return data
-
-
-def gunzip(data: bytes, path: Path) -> bytes:
-    """Decompress gzip `data` to its end and verify length and CRC-32. `path` is for the message.
-
-    Raises:
-        VolumeError: The stream is truncated or damaged.
-    """
-    try:
-        return gzip.decompress(data)
-    except EOFError as error:
-        raise VolumeError(truncated(path, len(data))) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise VolumeError(damaged(path, str(error))) from error
 
 
 def inflate(data: bytes, path: Path) -> bytes:

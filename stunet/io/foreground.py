@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from stunet.errors import DataError
+from stunet.io.spill import walk
 from stunet.types import Size3
 
 MAX_IDS = 1024  # per label: enough that a structure's extent is covered, 4 KB on disk
 BLOCK_ALIGNMENT = 8  # bytes, the largest id
-SLAB_VOXELS = 1 << 22  # bincount casts to int64: 32 MB at a time
+COUNTED_VOXELS = 1 << 22  # at a time: bincount casts to int64, 32 MB
+SORTED_VOXELS = 1 << 22  # at a time: 24 bytes for each, should all be foreground
 
 
 def id_dtype(shape_zyx: Size3) -> np.dtype:
@@ -28,12 +30,11 @@ def id_dtype(shape_zyx: Size3) -> np.dtype:
     return np.dtype("<u4" if math.prod(shape_zyx) < 2**32 else "<u8")
 
 
-def count_voxels(label_zyx: np.ndarray) -> dict[int, int]:
+def count_voxels(label: np.ndarray) -> dict[int, int]:
     """Voxels per label value that occurs, background included, values ascending."""
-    flat = label_zyx.reshape(-1)
-    counts = np.zeros(np.iinfo(label_zyx.dtype).max + 1, np.int64)
-    for start in range(0, flat.size, SLAB_VOXELS):
-        counts += np.bincount(flat[start : start + SLAB_VOXELS], minlength=counts.size)
+    counts = np.zeros(np.iinfo(label.dtype).max + 1, np.int64)
+    for (planes,) in walk(label.reshape(-1, *label.shape[-2:]), voxels=COUNTED_VOXELS):
+        counts += np.bincount(planes.reshape(-1), minlength=counts.size)
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
@@ -46,25 +47,38 @@ def foreground_counts(voxel_counts: Mapping[int, int], excluded: Collection[int]
     }
 
 
-def build_foreground(label_zyx: np.ndarray, kept: Mapping[int, int], case_id: str) -> bytes:
+def build_foreground(
+    label_zyx: np.ndarray, voxel_counts: Mapping[int, int], kept: Mapping[int, int], case_id: str
+) -> bytes:
     """The block of one case: `kept[value]` ids of every label value in `kept`.
 
     A label's voxels in C order are divided into as many equal stretches as ids are kept and one
     voxel is drawn from each by Philox keyed by case and label. Evenly spaced ranks would hit the
     same column of a box again and again.
     """
-    flat = label_zyx.reshape(-1)
-    voxels = np.flatnonzero(flat)
-    values = flat[voxels]
-    order = np.argsort(values, kind="stable")  # radix sort on 8 and 16 bit
-    values = values[order]
-    parts = []
-    for value, count in kept.items():
-        key = values.dtype.type(value)  # another type would convert all values first
-        first, last = (np.searchsorted(values, key, side) for side in ("left", "right"))
-        ranks = _stratified_ranks(int(last - first), count, case_id, value)
-        parts.append(voxels[order[first + ranks]].astype(id_dtype(label_zyx.shape)))
-    block = b"".join(part.tobytes() for part in parts)
+    ranks = {
+        value: _stratified_ranks(voxel_counts[value], count, case_id, value)
+        for value, count in kept.items()
+    }
+    passed = dict.fromkeys(kept, 0)  # voxels of each label before the planes at hand
+    parts: dict[int, list[np.ndarray]] = {value: [] for value in kept}
+    start = 0
+    for (planes,) in walk(label_zyx, voxels=SORTED_VOXELS):
+        flat = planes.reshape(-1)
+        voxels = np.flatnonzero(flat)
+        values = flat[voxels]
+        order = np.argsort(values, kind="stable")  # radix sort on 8 and 16 bit
+        values = values[order]
+        for value in kept:
+            key = values.dtype.type(value)  # another type would convert all values first
+            first, last = (np.searchsorted(values, key, side) for side in ("left", "right"))
+            within = (passed[value], passed[value] + int(last - first))
+            chosen = ranks[value][slice(*np.searchsorted(ranks[value], within))]
+            parts[value].append(start + voxels[order[first + chosen - passed[value]]])
+            passed[value] = within[1]
+        start += flat.size
+    dtype = id_dtype(label_zyx.shape)
+    block = b"".join(np.concatenate(parts[value]).astype(dtype).tobytes() for value in kept)
     return block + bytes(-len(block) % BLOCK_ALIGNMENT)
 
 

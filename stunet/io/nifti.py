@@ -1,6 +1,7 @@
 """NIfTI-1 and NIfTI-2 single files (`.nii`, `.nii.gz`): voxels and grid in, label files out.
 
-The header comes from nibabel unrepaired; voxels are cut from the verified bytes directly. Header
+The header comes from nibabel unrepaired; voxels are read a few planes at a time, whatever the size
+of the file, and its checksum at the end. Header
 pairs (`.hdr`/`.img`), Analyze files and files without a place in space are refused. Not for
 orientation: arrays are as stored, `(C, k, j, i)`.
 """
@@ -11,7 +12,9 @@ import gzip
 import io
 import math
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Extension, Nifti1Header
@@ -19,10 +22,13 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
 from stunet.errors import VolumeError
-from stunet.io.file_bytes import GZIP_MAGIC, gunzip, read_bytes, truncated
+from stunet.io.file_bytes import truncated
+from stunet.io.file_stream import check_size, read_array, read_up_to, verified_stream
 from stunet.io.grid import SourceGrid, check_affine
 from stunet.io.label_table import decode_table, encode_table
 from stunet.io.orientation import orientation_of
+from stunet.io.slabs import Slab, StoredVolume
+from stunet.io.spill import planes_of
 from stunet.io.voxels import check_scalar
 
 if TYPE_CHECKING:
@@ -32,11 +38,14 @@ if TYPE_CHECKING:
 NIFTI1_BYTES, NIFTI2_BYTES = 348, 540  # header sizes, and the first field of each header
 MAGIC = {NIFTI1_BYTES: (344, b"n+1\0"), NIFTI2_BYTES: (4, b"n+2\0")}  # offset and text
 MM_UNITS = (0, 2)  # low three bits of xyzt_units: unknown, which everybody takes for mm, and mm
+EXTENSION_FLAG_BYTES = 4  # behind the header; the first says whether extensions follow
+SLAB_BYTES = 1 << 27  # decoded at a time
 GZIP_LEVEL = 6
 
 
-def read(path: Path) -> tuple[np.ndarray, SourceGrid]:
-    """Return physical voxel values `(C, k, j, i)` and the stored grid.
+@contextmanager
+def open_volume(path: Path) -> Iterator[StoredVolume]:
+    """Yield physical voxel values and the stored grid; leaving the block verifies the checksum.
 
     The fourth axis of a 4-D file becomes the channels, as in the Medical Segmentation Decathlon.
     Integers stay integers (of the file's type) unless the header scales them.
@@ -44,21 +53,25 @@ def read(path: Path) -> tuple[np.ndarray, SourceGrid]:
     Raises:
         VolumeError: The file is damaged, no NIfTI, or has no usable geometry.
     """
-    data = _file_content(path)
-    header = _header(data, path)
-    shape = _shape(header, path)
-    affine = _affine(header, path)
-    channels = shape[3] if len(shape) > 3 else 1
-    grid = SourceGrid(
-        path=path,
-        format="nifti",
-        shape=shape if channels == 1 else shape[:3],
-        affine=affine,
-        orientation=orientation_of(affine),
-        header=header,
-    )
-    raw = _raw_voxels(data, header, shape, path)
-    return _scaled(raw.reshape(channels, *shape[2::-1]), header, path), grid
+    with verified_stream(path) as stream:
+        header = _read_header(stream, path)
+        shape = _shape(header, path)
+        affine = _affine(header, path)
+        channels = shape[3] if len(shape) > 3 else 1
+        grid = SourceGrid(
+            path=path,
+            format="nifti",
+            shape=shape if channels == 1 else shape[:3],
+            affine=affine,
+            orientation=orientation_of(affine),
+            header=header,
+        )
+        dtype, scaling = _dtype(header, path), _scaling(header, path)
+        offset = _voxel_offset(header, path)
+        check_size(stream, offset + math.prod(shape) * dtype.itemsize, path)
+        read_up_to(offset, stream)
+        slabs = _slabs(stream, dtype, scaling, (channels, *shape[2::-1]), path)
+        yield StoredVolume(grid, channels, dtype if scaling is None else np.dtype("f4"), slabs)
 
 
 def encode(
@@ -99,33 +112,30 @@ def label_table(path: Path) -> dict[str, int]:
 
     Source: NIfTI-1 header extensions, https://nifti.nimh.nih.gov/nifti-1/documentation/extension
     """
-    data = _file_content(path)
-    header = _header(data, path)
-    has_extensions = data[header.sizeof_hdr : header.sizeof_hdr + 1] == b"\1"
-    start = header.sizeof_hdr + 4
-    end = min(_voxel_offset(header, path), len(data)) if has_extensions else 0
-    while start + 8 < end:  # each: its length in bytes, a code, the text
-        (length,) = struct.unpack_from(f"{header.endianness}i", data, start)
-        text = data[start + 8 : min(start + length, end)].rstrip(b"\0").decode(errors="replace")
+    with verified_stream(path) as stream:
+        header = _read_header(stream, path)
+        flag = stream.read(EXTENSION_FLAG_BYTES)
+        data = read_up_to(_voxel_offset(header, path) if flag[:1] == b"\1" else 0, stream)
+    place = 0
+    while place + 8 < len(data):  # each: its length in bytes, a code, the text
+        (length,) = struct.unpack_from(f"{header.endianness}i", data, place)
+        text = data[place + 8 : place + max(length, 8)].rstrip(b"\0").decode(errors="replace")
         if table := decode_table(text):
             return table
-        start += max(length, 16)
+        place += max(length, 16)
     return {}
 
 
-def _file_content(path: Path) -> bytes:
-    data = read_bytes(path)
-    return gunzip(data, path) if data.startswith(GZIP_MAGIC) else data
-
-
-def _header(data: bytes, path: Path) -> Nifti1Header:
+def _read_header(stream: BinaryIO, path: Path) -> Nifti1Header:
+    data = stream.read(4)
     for order in "<>":
-        (size,) = struct.unpack(f"{order}i", data[:4].ljust(4, b"\0"))
+        (size,) = struct.unpack(f"{order}i", data.ljust(4, b"\0"))
         if size in MAGIC:
             break
     else:
         raise VolumeError(f"{path}: is not a NIfTI image; check what the file holds")
-    if len(data) < size + 4:
+    data += stream.read(size - len(data))
+    if len(data) < size:
         raise VolumeError(truncated(path, len(data)))
     offset, text = MAGIC[size]
     found = data[offset : offset + 4]
@@ -180,35 +190,49 @@ def _voxel_offset(header: Nifti1Header, path: Path) -> int:
     return int(offset)
 
 
-def _raw_voxels(
-    data: bytes, header: Nifti1Header, shape: tuple[int, ...], path: Path
-) -> np.ndarray:
-    """The stored numbers as a flat read-only view of `data`."""
+def _dtype(header: Nifti1Header, path: Path) -> np.dtype:
+    """The type of the stored numbers, in the file's byte order."""
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError) as error:
         raise VolumeError(f"{path}: voxel type {error} is unknown; export it again") from error
     check_scalar(dtype, path)
-    offset, count = _voxel_offset(header, path), math.prod(shape)
-    if len(data) < offset + count * dtype.itemsize:
-        raise VolumeError(truncated(path, len(data)))
-    return np.frombuffer(data, dtype=dtype, count=count, offset=offset)
+    return dtype
 
 
-def _scaled(raw_ckji: np.ndarray, header: Nifti1Header, path: Path) -> np.ndarray:
-    """Apply the header's slope and intercept; untouched where they change nothing."""
+def _scaling(header: Nifti1Header, path: Path) -> tuple[float, float] | None:
+    """Slope and intercept of the header, None where they change nothing."""
     try:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
         raise VolumeError(f"{path}: scaling is invalid ({error}); repair its header") from error
-    if slope is None or (slope == 1 and intercept == 0):
-        return raw_ckji
-    planes = raw_ckji.reshape(-1, *raw_ckji.shape[2:])
-    scaled = np.empty(planes.shape, dtype=np.float32)
+    return None if slope is None or (slope, intercept) == (1, 0) else (slope, intercept)
+
+
+def _slabs(
+    stream: BinaryIO,
+    dtype: np.dtype,
+    scaling: tuple[float, float] | None,
+    shape_ckji: tuple[int, ...],
+    path: Path,
+) -> Iterator[Slab]:
+    for channel in range(shape_ckji[0]):
+        plane_voxels = math.prod(shape_ckji[2:])
+        for planes in planes_of(shape_ckji[1], plane_voxels, SLAB_BYTES // dtype.itemsize):
+            shape = (planes.stop - planes.start, *shape_ckji[2:])
+            stored = read_array(stream, math.prod(shape), dtype, path).reshape(shape)
+            yield Slab(channel, planes.start, _scaled(stored, scaling))
+
+
+def _scaled(stored_kji: np.ndarray, scaling: tuple[float, float] | None) -> np.ndarray:
+    if scaling is None:
+        return stored_kji
+    slope, intercept = (np.float64(value) for value in scaling)
+    scaled = np.empty(stored_kji.shape, dtype=np.float32)
     with np.errstate(over="ignore"):  # infinite voxels are counted and refused later
-        for out, plane in zip(scaled, planes, strict=True):  # float64 for one plane at a time
-            out[...] = plane * np.float64(slope) + np.float64(intercept)
-    return scaled.reshape(raw_ckji.shape)
+        for out, plane in zip(scaled, stored_kji, strict=True):  # float64 for one plane at a time
+            out[...] = plane * slope + intercept
+    return scaled
 
 
 def _header_for(affine: np.ndarray) -> Nifti1Header:

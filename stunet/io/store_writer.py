@@ -40,6 +40,7 @@ from stunet.io.manifest import (
     check_files,
     check_unique,
     dataset_json,
+    stays_inside,
 )
 from stunet.types import CaseArrays, ChannelStatistics
 
@@ -74,6 +75,11 @@ class StoreWriter:
         self._root = root
         self._info = info
 
+    @property
+    def root(self) -> Path:
+        """The folder of the store."""
+        return self._root
+
     def finished(self, case_id: str, source_sha256: dict[str, str]) -> CaseRow | None:
         """The row of a case that is complete and was made from exactly these sources, or None."""
         try:
@@ -81,7 +87,9 @@ class StoreWriter:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         same_source = bool(source_sha256) and row.source_sha256 == source_sha256
-        if not same_source or row.preparation != self._info.preparation():
+        same_place = (row.case_id, row.path) == (case_id, case_path(case_id))
+        same_place &= all(map(stays_inside, row.files))
+        if not (same_source and same_place) or row.preparation != self._info.preparation():
             return None
         try:
             check_files(self._root, row)
@@ -98,7 +106,7 @@ class StoreWriter:
         check_arrays(case, self._info)
         done = self.finished(case.case_id, case.source_sha256)
         if done is not None:
-            return replace(done, split=case.split, licence=case.licence)
+            return replace(done, split=case.split, licence=case.licence, annotated=case.annotated)
         from stunet.io.zarr_case import write_zarr_case  # zarr-python is not needed for reading
 
         voxel_counts = count_voxels(case.label_zyx)
@@ -114,7 +122,7 @@ class StoreWriter:
             publish_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        foreground = build_foreground(case.label_zyx, kept, case.case_id)
+        foreground = build_foreground(case.label_zyx, voxel_counts, kept, case.case_id)
         atomic_write_bytes(self._foreground_file(case.case_id), foreground)
         atomic_write_json(self._row_file(case.case_id), asdict(row))
         return row
@@ -175,6 +183,7 @@ class StoreWriter:
             label=read_layout(folder / "label"),
             foreground=foreground,
             files=checksum_folder(folder),
+            annotated=case.annotated,
         )
 
     def _discard(self, case_id: str) -> None:

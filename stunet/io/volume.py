@@ -7,6 +7,7 @@ Not for the prepared store (`store`) nor for resampling.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,14 @@ import numpy as np
 from stunet.errors import VolumeError
 from stunet.io import dicom, itk, nifti
 from stunet.io.atomic import atomic_write_bytes
-from stunet.io.grid import SourceGrid, check_same_grid
-from stunet.io.orientation import spacing_zyx_mm
-from stunet.io.voxels import as_image, as_label, label_dtype
+from stunet.io.grid import SourceGrid, check_affine, check_same_grid
+from stunet.io.orientation import orientation_of, spacing_zyx_mm
+from stunet.io.slabs import Slab, StoredVolume, one_slab_per_channel
+from stunet.io.spill import Allocate, copy_into, release, walk
+from stunet.io.voxels import as_image, as_label, check_scalar, label_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from stunet.types import Size3, Spacing
 
@@ -36,7 +39,7 @@ class Volume:
     """An oriented image or label and the grid it came from.
 
     Attributes:
-        array: `(C, z, y, x)`, contiguous and writable.
+        array: `(C, z, y, x)`, contiguous and writable; in a file if a `Spill` made it so.
         affine: (4, 4) float64, voxel index `(x, y, z, 1)` to RAS+ mm.
         source: The file's own grid, for writing labels back.
     """
@@ -57,41 +60,70 @@ class Volume:
         return (z, y, x)
 
 
-def read_image(path: str | Path) -> Volume:
+def read_image(path: str | Path, allocate: Allocate = np.empty) -> Volume:
     """Read a `.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd` file or the folder of one DICOM series.
 
     The array is int16 or int32 where the file stores integers without scaling (or a DICOM series
     rescales to integers), else float32. The fourth axis of a 4-D NIfTI and the vector components
     of an NRRD or MetaImage become channels.
 
+    Args:
+        path: The file or folder.
+        allocate: Makes the array. With a `Spill` a NIfTI file of any size takes little memory;
+            other formats are decoded in memory first.
+
     Raises:
         VolumeError: What cannot be used as it is; one line with file, value and next action.
     """
-    stored, grid = _read(Path(path))
-    return _oriented(as_image(stored, grid.path), grid)
+    with _open(Path(path)) as stored:
+        return _oriented(stored, as_image, allocate)
 
 
-def read_label(path: str | Path, like: Volume | None = None) -> Volume:
+def volume_of_array(array: np.ndarray, affine: np.ndarray) -> Volume:
+    """Return an image in memory as if it had been read from a file.
+
+    Args:
+        array: (X, Y, Z) or (X, Y, Z, C), as nibabel gives it.
+        affine: (4, 4), voxel index `(i, j, k, 1)` to RAS+ mm.
+
+    Raises:
+        VolumeError: Another number of axes, voxels or an affine that cannot be used.
+    """
+    name, affine = Path("array"), np.array(affine, dtype=np.float64)
+    if array.ndim not in (3, 4) or array.size == 0 or affine.shape != (4, 4):
+        raise VolumeError(
+            f"{name}: shape {array.shape} with an affine {affine.shape}; give (X, Y, Z) or "
+            "(X, Y, Z, C) and (4, 4)"
+        )
+    check_scalar(array.dtype, name)
+    check_affine(affine, name)
+    i, j, k = array.shape[:3]
+    grid = SourceGrid(name, "nifti", (i, j, k), affine, orientation_of(affine), None)
+    stored_ckji = array.reshape(i, j, k, -1).transpose(3, 2, 1, 0)
+    return _oriented(one_slab_per_channel(stored_ckji, grid), as_image, np.empty)
+
+
+def read_label(
+    path: str | Path, like: Volume | None = None, allocate: Allocate = np.empty
+) -> Volume:
     """Read integer labels as uint8 or uint16 `(1, z, y, x)`; float files may hold exact integers.
 
     Args:
         path: As in `read_image`.
         like: The image it belongs to. Shape must be equal and no voxel may lie further from its
             counterpart than a tenth of the smallest voxel side; the stored orientation may differ.
+        allocate: As in `read_image`.
 
     Raises:
         VolumeError: As `read_image`; values that are no labels; another grid than `like`.
     """
-    stored, grid = _read(Path(path))
-    if stored.shape[0] != 1:
-        raise VolumeError(f"{path}: holds {stored.shape[0]} channels; save one label map per file")
-    label = _oriented(as_label(stored, grid.path), grid)
-    if like is not None:
-        _check_like(label, like)
-    return label
+    with _open_label(Path(path), like) as stored:
+        return _oriented(stored, as_label, allocate)
 
 
-def read_label_folder(folder: str | Path, labels: Mapping[str, int], like: Volume) -> Volume:
+def read_label_folder(
+    folder: str | Path, labels: Mapping[str, int], like: Volume, allocate: Allocate = np.empty
+) -> Volume:
     """Merge one binary mask per structure, `<name>.nii.gz`, into one label map.
 
     Where masks overlap, the higher label value wins. A label of value 0 needs no file; masks that
@@ -100,23 +132,34 @@ def read_label_folder(folder: str | Path, labels: Mapping[str, int], like: Volum
     Raises:
         VolumeError: A named mask is absent, is not binary or lies on another grid than `like`.
     """
-    folder = Path(folder)
-    merged = np.zeros((1, *like.shape_zyx), dtype=label_dtype(max(labels.values(), default=0)))
+    dtype = label_dtype(max(labels.values(), default=0))
+    merged_czyx = allocate((1, *like.shape_zyx), dtype)
+    for (planes,) in walk(merged_czyx[0]):
+        planes[...] = 0
     for name, value in sorted(labels.items(), key=lambda item: item[1]):
-        if value == 0:
-            continue
-        path = folder / f"{name}.nii.gz"
-        mask = read_label(path, like).array
-        inside = mask > 0
-        if inside.any() and mask[inside].min() != mask.max():
-            raise VolumeError(
-                f"{path}: is not a binary mask: largest value {mask.max()}; save 0 and 1 only"
-            )
-        merged[inside] = value
-    return Volume(merged, like.affine, like.source)
+        if value != 0:
+            _paint_mask(Path(folder) / f"{name}.nii.gz", value, merged_czyx, like)
+    return Volume(merged_czyx, like.affine, like.source)
 
 
-def combine_channels(volumes: Sequence[Volume]) -> Volume:
+def _paint_mask(path: Path, value: int, merged_czyx: np.ndarray, like: Volume) -> None:
+    found: set[int] = set()
+    with _open_label(path, like) as stored:
+        for slab in stored.slabs:
+            mask = as_label(slab.values_kji, _place(slab, stored))
+            if not mask.any():
+                continue
+            found |= {int(mask[mask > 0].min()), int(mask.max())}
+            if len(found) > 1:
+                raise VolumeError(
+                    f"{path}: is not a binary mask: largest value {max(found)}; save 0 and 1 only"
+                )
+            target, source = _aligned(merged_czyx, slab, mask, stored.grid)
+            target[source > 0] = value
+            release(merged_czyx)
+
+
+def combine_channels(volumes: Sequence[Volume], allocate: Allocate = np.empty) -> Volume:
     """Stack the files of one case along the channel axis; the first gives the grid for output.
 
     Raises:
@@ -124,11 +167,13 @@ def combine_channels(volumes: Sequence[Volume]) -> Volume:
     """
     first = volumes[0]
     for other in volumes[1:]:
-        _check_like(other, first)
-    integers = all(volume.array.dtype.kind == "i" for volume in volumes)
-    dtype = np.result_type(*(volume.array for volume in volumes)) if integers else np.float32
-    arrays = [volume.array.astype(dtype, copy=False) for volume in volumes]
-    return Volume(np.concatenate(arrays), first.affine, first.source)
+        _check_like(other.source, first)
+    dtype = max((volume.array.dtype for volume in volumes), key=_width)
+    sources = [channel for volume in volumes for channel in volume.array]
+    stacked = allocate((len(sources), *first.shape_zyx), dtype)
+    for target, source in zip(stacked, sources, strict=True):
+        copy_into(target, source)
+    return Volume(stacked, first.affine, first.source)
 
 
 def write_label(
@@ -184,18 +229,30 @@ def read_label_table(path: str | Path) -> dict[str, int]:
     return nifti.label_table(path) if _suffix(path) in NIFTI_SUFFIXES else itk.label_table(path)
 
 
-def _read(path: Path) -> tuple[np.ndarray, SourceGrid]:
+def _open(path: Path) -> AbstractContextManager[StoredVolume]:
     if path.is_dir():
-        return dicom.read(path)
+        return nullcontext(one_slab_per_channel(*dicom.read(path)))
     suffix = _suffix(path)
     if suffix in NIFTI_SUFFIXES:
-        return nifti.read(path)
+        return nifti.open_volume(path)
     if suffix in ITK_SUFFIXES:
-        return itk.read(path)
+        return nullcontext(one_slab_per_channel(*itk.read(path)))
     known = ", ".join(VOLUME_SUFFIXES)
     raise VolumeError(
         f"{path}: unknown type {suffix!r}; give {known} or the folder of a DICOM series"
     )
+
+
+@contextmanager
+def _open_label(path: Path, like: Volume | None) -> Iterator[StoredVolume]:
+    with _open(path) as stored:
+        if stored.channels != 1:
+            raise VolumeError(
+                f"{path}: holds {stored.channels} channels; save one label map per file"
+            )
+        if like is not None:
+            _check_like(stored.grid, like)
+        yield stored
 
 
 def file_stem(path: Path) -> str:
@@ -212,18 +269,70 @@ def _suffix(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-def _oriented(stored_ckji: np.ndarray, grid: SourceGrid) -> Volume:
-    oriented = grid.orientation.to_zyx(stored_ckji)
-    array = np.require(oriented, requirements=("C_CONTIGUOUS", "WRITEABLE"))
-    _, z, y, x = array.shape
-    return Volume(array, grid.orientation.affine(grid.affine, (z, y, x)), grid)
+def _oriented(
+    stored: StoredVolume,
+    convert: Callable[[np.ndarray, Path | str], np.ndarray],
+    allocate: Allocate,
+) -> Volume:
+    """Bring the slabs of a file to their places in an oriented array of the type they need."""
+    shape = (stored.channels, *_shape_zyx(stored.grid))
+    array = None
+    for slab in stored.slabs:
+        values = convert(slab.values_kji, _place(slab, stored))
+        if array is None:
+            array = allocate(shape, values.dtype)
+        elif _width(values.dtype) > _width(array.dtype):
+            array = _converted(array, values.dtype, allocate)
+        copy_into(*_aligned(array, slab, values, stored.grid))
+    assert array is not None, "a volume has at least one voxel"
+    return Volume(array, _affine(stored.grid), stored.grid)
 
 
-def _check_like(volume: Volume, like: Volume) -> None:
-    path, like_path = volume.source.path, like.source.path
-    if volume.shape_zyx != like.shape_zyx:
+def _aligned(
+    array_czyx: np.ndarray, slab: Slab, values_kji: np.ndarray, grid: SourceGrid
+) -> tuple[np.ndarray, np.ndarray]:
+    """The place of a slab in an oriented array, and its values turned alike; both `(z, y, x)`."""
+    planes = slice(slab.first, slab.first + len(values_kji))
+    place = grid.orientation.to_stored(array_czyx)[slab.channel, planes]
+    target, source = (grid.orientation.to_zyx(part[None])[0] for part in (place, values_kji))
+    return target, source
+
+
+def _converted(array_czyx: np.ndarray, dtype: np.dtype, allocate: Allocate) -> np.ndarray:
+    converted = allocate(array_czyx.shape, dtype)
+    for target, source in zip(converted, array_czyx, strict=True):
+        copy_into(target, source)
+    return converted
+
+
+def _width(dtype: np.dtype) -> tuple[bool, int]:
+    """Orders the types of images and of labels: any integers fit into float32, if rounded."""
+    return dtype.kind == "f", dtype.itemsize
+
+
+def _place(slab: Slab, stored: StoredVolume) -> str:
+    """What a message names: the file, and the channel and planes unless these are all."""
+    place = str(stored.grid.path)
+    if stored.channels > 1:
+        place += f": channel {slab.channel}"
+    if len(slab.values_kji) < stored.grid.shape[2]:
+        place += f": planes {slab.first} to {slab.first + len(slab.values_kji) - 1}"
+    return place
+
+
+def _shape_zyx(grid: SourceGrid) -> Size3:
+    z, y, x = (grid.shape[axis] for axis in grid.orientation.axes)
+    return (z, y, x)
+
+
+def _affine(grid: SourceGrid) -> np.ndarray:
+    return grid.orientation.affine(grid.affine, _shape_zyx(grid))
+
+
+def _check_like(grid: SourceGrid, like: Volume) -> None:
+    if _shape_zyx(grid) != like.shape_zyx:
         raise VolumeError(
-            f"{path}: shape {volume.shape_zyx} (z, y, x) is not that of {like_path},"
+            f"{grid.path}: shape {_shape_zyx(grid)} (z, y, x) is not that of {like.source.path},"
             f" {like.shape_zyx}; check that both are of the same scan"
         )
-    check_same_grid(path, volume.affine, like_path, like.affine, like.shape_zyx)
+    check_same_grid(grid.path, _affine(grid), like.source.path, like.affine, like.shape_zyx)

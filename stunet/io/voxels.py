@@ -27,10 +27,10 @@ def check_scalar(dtype: np.dtype, path: Path) -> None:
         raise VolumeError(f"{path}: voxel type {dtype} is not a number; save one real channel")
 
 
-def as_image(values: np.ndarray, path: Path) -> np.ndarray:
+def as_image(values: np.ndarray, place: Path | str) -> np.ndarray:
     """Return native int16 or int32 where the type of `values` fits in it, else float32.
 
-    64-bit and unsigned 32-bit integers become int32 if their values fit.
+    64-bit and unsigned 32-bit integers become int32 if their values fit. `place` is for messages.
 
     Raises:
         VolumeError: NaN or infinite voxels; the message counts them.
@@ -48,14 +48,16 @@ def as_image(values: np.ndarray, path: Path) -> np.ndarray:
         nans = int(np.isnan(image).sum())
         infinite = int(np.isinf(image).sum())
         raise VolumeError(
-            f"{path}: {nans} NaN and {infinite} infinite voxels of {image.size}; replace them with"
+            f"{place}: {nans} NaN and {infinite} infinite voxels of {image.size}; replace them with"
             " finite values and save it again"
         )
     return image
 
 
-def as_label(values: np.ndarray, path: Path) -> np.ndarray:
+def as_label(values: np.ndarray, place: Path | str) -> np.ndarray:
     """Return label values as uint8 if the largest fits, else uint16. Float files may hold integers.
+
+    `place` is for messages.
 
     Raises:
         VolumeError: A value is not an integer, is negative or is above 65535.
@@ -64,14 +66,14 @@ def as_label(values: np.ndarray, path: Path) -> np.ndarray:
         odd = values[~np.isfinite(values) | (values != np.round(values))]
         if odd.size:
             raise VolumeError(
-                f"{path}: {odd.size} label voxels are not integers, e.g. {odd[0]:.6g}; resample the"
-                " label with nearest neighbours and save integers"
+                f"{place}: {odd.size} label voxels are not integers, e.g. {odd[0]:.6g}; resample"
+                " the label with nearest neighbours and save integers"
             )
     smallest, largest = values.min(), values.max()
     if smallest < 0 or largest > MAX_LABEL:
         value = smallest if smallest < 0 else largest
         raise VolumeError(
-            f"{path}: label value {value:.0f} is outside 0..{MAX_LABEL}; renumber the labels"
+            f"{place}: label value {value:.0f} is outside 0..{MAX_LABEL}; renumber the labels"
         )
     return values.astype(label_dtype(int(largest)), copy=False)
 

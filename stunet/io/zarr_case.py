@@ -7,6 +7,8 @@ cut random 128^3 patches from: 5 ms of CPU and 6 MB of reading each.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from zarr.errors import ZarrUserWarning
 from stunet.errors import ConfigError
 from stunet.io.layout import shard_shape
 from stunet.io.manifest import DatasetInfo
+from stunet.io.spill import cut
 from stunet.types import CaseArrays
 
 IMAGE_CHUNK = (1, 32, 32, 32)
@@ -43,7 +46,8 @@ def image_codec(name: str) -> BloscCodec:
 def write_zarr_case(folder: Path, case: CaseArrays, info: DatasetInfo) -> None:
     """Write `case` into `folder`, which must not exist; the same case gives the same bytes.
 
-    Chunks that hold only zeros are left out, a shard of such chunks has no file.
+    Chunks that hold only zeros are left out, a shard of such chunks has no file. One shard is in
+    memory at a time, if the arrays are spilled.
     """
     group = zarr.create_group(str(folder), attributes=_attributes(case, info))
     label_codec = BloscCodec(
@@ -53,22 +57,33 @@ def write_zarr_case(folder: Path, case: CaseArrays, info: DatasetInfo) -> None:
         ("image", case.image_czyx, IMAGE_CHUNK, image_codec(info.codec), "czyx"),
         ("label", case.label_zyx, LABEL_CHUNK, label_codec, "zyx"),
     ):
+        shard = shard_shape(array.shape, chunk)
         stored = group.create_array(
             name,
             shape=array.shape,
             dtype=array.dtype,
             chunks=chunk,
-            shards=shard_shape(array.shape, chunk),
+            shards=shard,
             compressors=[codec, Crc32cCodec()],
             filters=None,
             fill_value=0,
             dimension_names=tuple(axes),
             config={"write_empty_chunks": False},
         )
-        stored[...] = array
+        for box in _boxes(array.shape, shard):
+            stored[box] = cut(array, box)
     with warnings.catch_warnings():  # it is marked as not needing to be understood
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
         zarr.consolidate_metadata(str(folder))
+
+
+def _boxes(shape: tuple[int, ...], shard: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    starts = [range(0, side, step) for side, step in zip(shape, shard, strict=True)]
+    for corner in product(*starts):
+        yield tuple(
+            slice(start, min(start + step, side))
+            for start, step, side in zip(corner, shard, shape, strict=True)
+        )
 
 
 def _attributes(case: CaseArrays, info: DatasetInfo) -> dict[str, object]:

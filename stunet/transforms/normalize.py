@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numba
 import numpy as np
 
 from stunet.errors import ConfigError
+from stunet.io.spill import walk
 from stunet.types import Channel, ChannelStatistics
 
 SMALLEST_STD = 1e-8  # keeps a division finite; added by nnU-Net v1 to the std of each volume
@@ -20,7 +22,7 @@ def statistics(image_czyx: np.ndarray) -> tuple[ChannelStatistics, ...]:
     """Mean, standard deviation and range of each channel over all voxels.
 
     Args:
-        image_czyx: (C, Z, Y, X) float32 in physical units, finite; the whole volume at the target
+        image_czyx: (C, Z, Y, X) numbers in physical units, finite; the whole volume at the target
             spacing, since `zscore` depends on how much air surrounds the patient.
 
     Returns:
@@ -30,14 +32,24 @@ def statistics(image_czyx: np.ndarray) -> tuple[ChannelStatistics, ...]:
 
 
 def _channel_statistics(volume_zyx: np.ndarray) -> ChannelStatistics:
-    mean = float(volume_zyx.mean(dtype=np.float64))
     # Plane by plane: a double-precision copy of a whole scan would take gigabytes.
-    squares = sum(float(np.square(plane.astype(np.float64) - mean).sum()) for plane in volume_zyx)
+    planes = [
+        (float(plane.sum(dtype=np.float64)), float(plane.min()), float(plane.max()))
+        for (slab,) in walk(volume_zyx)
+        for plane in slab
+    ]
+    sums, lowest, highest = zip(*planes, strict=True)
+    mean = sum(sums) / volume_zyx.size
+    squares = sum(
+        float(np.square(plane.astype(np.float64) - mean).sum())
+        for (slab,) in walk(volume_zyx)
+        for plane in slab
+    )
     return ChannelStatistics(
         mean=mean,
         std=float(np.sqrt(squares / volume_zyx.size)),
-        min=float(volume_zyx.min()),
-        max=float(volume_zyx.max()),
+        min=min(lowest),
+        max=max(highest),
     )
 
 
@@ -45,14 +57,18 @@ def normalize(
     image_czyx: np.ndarray,
     channels: Sequence[Channel],
     statistics: Sequence[ChannelStatistics],
+    scale: Sequence[float] | None = None,
+    offset: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Scale each channel as its scheme says (see `stunet.types.Channel`).
 
     Args:
-        image_czyx: (C, z, y, x) float32 in physical units; a whole volume or a patch of one.
+        image_czyx: (C, z, y, x) numbers, finite; a whole volume or a patch of one.
         channels: One per image channel.
         statistics: Of the whole volume, one per image channel. A channel whose volume is constant
             becomes zero under `zscore` and `rescale`.
+        scale: Per channel; without, 1.
+        offset: Per channel; without, 0. The physical value is number * scale + offset.
 
     Returns:
         New (C, z, y, x) float32 array, without unit.
@@ -64,32 +80,40 @@ def normalize(
     (all voxels, standard deviation plus 1e-8).
     """
     result = np.empty(image_czyx.shape, dtype=np.float32)
-    for volume, channel, whole, out in zip(image_czyx, channels, statistics, result, strict=True):
-        _normalize_channel(volume, channel, whole, out)
+    for c, (volume, channel, whole) in enumerate(
+        zip(image_czyx, channels, statistics, strict=True)
+    ):
+        if channel.scheme in ("zscore", "rescale") and whole.min == whole.max:
+            result[c] = 0.0
+            continue
+        to_physical = 1.0 if scale is None else scale[c], 0.0 if offset is None else offset[c]
+        numbers = np.array([*to_physical, *_clip_shift_divide(channel, whole)], np.float32)
+        _normalize(volume.reshape(-1), numbers, result[c].reshape(-1))
     return result
 
 
-def _normalize_channel(
-    volume: np.ndarray, channel: Channel, whole: ChannelStatistics, out: np.ndarray
-) -> None:
+def _clip_shift_divide(
+    channel: Channel, whole: ChannelStatistics
+) -> tuple[float, float, float, float]:
+    """Lower and upper bound of physical values, what is then subtracted, and the divisor."""
     if channel.scheme == "ct":
         if channel.clip is None or channel.mean is None or channel.std is None:
             raise ConfigError(
                 f"channel {channel.name}: scheme ct needs clip, mean and std of the data set; "
                 "give them or choose zscore"
             )
-        np.clip(volume, *channel.clip, out=out)
-        _shift_and_scale(out, channel.mean, max(channel.std, SMALLEST_STD), out)
-    elif channel.scheme == "none":
-        out[...] = volume
-    elif whole.min == whole.max:
-        out[...] = 0.0
-    elif channel.scheme == "zscore":
-        _shift_and_scale(volume, whole.mean, whole.std + SMALLEST_STD, out)
-    else:
-        _shift_and_scale(volume, whole.min, whole.max - whole.min, out)
+        return *channel.clip, channel.mean, max(channel.std, SMALLEST_STD)
+    if channel.scheme == "none":
+        return -np.inf, np.inf, 0.0, 1.0
+    if channel.scheme == "zscore":
+        return -np.inf, np.inf, whole.mean, whole.std + SMALLEST_STD
+    return -np.inf, np.inf, whole.min, whole.max - whole.min
 
 
-def _shift_and_scale(volume: np.ndarray, shift: float, scale: float, out: np.ndarray) -> None:
-    np.subtract(volume, np.float32(shift), out=out)
-    np.divide(out, np.float32(scale), out=out)
+@numba.njit(cache=True)
+def _normalize(values: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+    """All of it in one pass: as array operations it took a quarter of the time of a plain patch."""
+    scale, offset, low, high, shift, divisor = numbers
+    for i in range(values.size):
+        physical = np.float32(values[i]) * scale + offset
+        out[i] = (min(max(physical, low), high) - shift) / divisor

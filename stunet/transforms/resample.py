@@ -1,7 +1,8 @@
 """Bring an image onto another voxel grid over the same field of view.
 
-Used in preparation and before inference. Label maps go through `resample_label.py`; random
-resampling during training is augmentation and lives in `spatial.py`.
+Used in preparation and before inference; `spline.py` has the interpolation along one axis. Label
+maps go through `resample_label.py`; random resampling during training is augmentation and lives in
+`spatial.py`.
 
 Both grids cover the same box in space, so sample `i` of `n_to` lies at
 `(i + 0.5) * n_from / n_to - 0.5` of the source (voxel edges align, not voxel centres).
@@ -10,13 +11,12 @@ Both grids cover the same box in space, so sample `i` of `n_to` lies at
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
-from scipy import ndimage
 
+from stunet.io.spill import Allocate, copy_into, planes_of, release, walk
+from stunet.transforms.spline import apply_taps, cubic_taps, nearest_taps
 from stunet.types import Size3, Spacing
 
 ANISOTROPY_LIMIT = 3.0  # nnU-Net's threshold: above it slices are too far apart to interpolate
-SPLINE_MARGIN = 12  # voxels of edge padding before the spline filter, as in scipy.ndimage
 
 
 def target_shape(shape_zyx: Size3, spacing_from: Spacing, spacing_to: Spacing) -> Size3:
@@ -73,109 +73,79 @@ def slice_axis(spacing_from: Spacing, spacing_to: Spacing) -> int | None:
 
 
 def resample_image(
-    image_czyx: np.ndarray, spacing_from: Spacing, spacing_to: Spacing, shape_to: Size3
+    image_czyx: np.ndarray,
+    spacing_from: Spacing,
+    spacing_to: Spacing,
+    shape_to: Size3,
+    allocate: Allocate = np.empty,
 ) -> np.ndarray:
     """Interpolate an image with cubic splines, one axis after the other.
 
     The result equals the three-dimensional cubic spline (`scipy.ndimage.zoom` with order 3, mode
-    `nearest`, `grid_mode`) up to rounding, with 12 instead of 64 multiplications per voxel. It is
-    clipped to the range of the source, so that no overshoot appears beside metal or air. Across
-    thick slices (see `slice_axis`) the nearest slice is taken, each clipped to its own range.
+    `nearest`, `grid_mode`) up to rounding. It is clipped to the range of the source, so that no
+    overshoot appears beside metal or air. Across thick slices (see `slice_axis`) the nearest slice
+    is taken, each clipped to its own range.
+
+    Some planes are computed at a time, and the result does not depend on how many.
 
     Args:
-        image_czyx: (C, Z, Y, X) float32, any units, finite.
+        image_czyx: (C, Z, Y, X) int16, int32 or float32, any units, finite.
         spacing_from: Source spacing in mm, z y x; decides with `spacing_to` on thick slices only.
         spacing_to: Target spacing in mm, z y x.
         shape_to: Shape of the result, z y x, usually from `target_shape`.
+        allocate: Makes the result; a `Spill` keeps a large one out of memory.
 
     Returns:
         (C, *shape_to) float32, units kept.
 
     Source: nnU-Net v2 default resampling of images (order 3; order 0 across thick slices).
     """
-    if image_czyx.shape[1:] == tuple(shape_to):
-        return image_czyx.copy()
     nearest_axis = slice_axis(spacing_from, spacing_to)
-    result = np.empty((len(image_czyx), *shape_to), dtype=np.float32)
+    result = allocate((len(image_czyx), *shape_to), np.float32)
     for source_zyx, out in zip(image_czyx, result, strict=True):
-        out[...] = _resample_channel(source_zyx, nearest_axis, shape_to)
+        if source_zyx.shape == tuple(shape_to):
+            copy_into(out, source_zyx)
+        else:
+            _resample_channel(source_zyx, nearest_axis, out)
     return result
 
 
 def _resample_channel(
-    source_zyx: np.ndarray, nearest_axis: int | None, shape_to: Size3
-) -> np.ndarray:
-    cubic_axes = [axis for axis in range(3) if axis != nearest_axis]
+    source_zyx: np.ndarray, nearest_axis: int | None, result_zyx: np.ndarray
+) -> None:
+    edges = tuple(zip(source_zyx.shape, result_zyx.shape, strict=True))
+    taps = [
+        nearest_taps(*edge) if axis == nearest_axis or edge[0] == edge[1] else cubic_taps(*edge)
+        for axis, edge in enumerate(edges)
+    ]
+    cubic_axes = [axis for axis in range(3) if axis != nearest_axis and len(set(edges[axis])) > 1]
     # Axes that shrink most go first: less is left to do for the others.
-    by_growth = sorted(cubic_axes, key=lambda axis: shape_to[axis] / source_zyx.shape[axis])
-    volume = source_zyx
-    for axis in by_growth:
-        if shape_to[axis] != source_zyx.shape[axis]:
-            volume = _interpolate_cubic(volume, axis, shape_to[axis])
-    lowest = source_zyx.min(axis=tuple(cubic_axes), keepdims=True)
-    highest = source_zyx.max(axis=tuple(cubic_axes), keepdims=True)
-    volume = np.clip(volume, lowest, highest)
-    if nearest_axis is not None:
-        volume = _take_nearest(volume, nearest_axis, shape_to[nearest_axis])
-    return volume
+    cubic_axes.sort(key=lambda axis: edges[axis][1] / edges[axis][0])
+    lowest, highest = _ranges(source_zyx, nearest_axis)
+    plane_voxels = max(source_zyx.size / len(result_zyx), result_zyx[0].size)
+    for planes in planes_of(len(result_zyx), plane_voxels):
+        here = taps[0].source(planes)
+        within = [taps[0].part(planes), *taps[1:]]
+        volume = np.asarray(source_zyx[here])
+        for axis in cubic_axes:
+            volume = apply_taps(volume, axis, within[axis])
+        own = here if nearest_axis == 0 else slice(None)
+        volume = np.clip(volume, lowest[own], highest[own])
+        if nearest_axis is not None:
+            volume = np.take(volume, within[nearest_axis].first, axis=nearest_axis)
+        result_zyx[planes] = volume
+        release(source_zyx)
+        release(result_zyx)
 
 
-def source_positions(edge_from: int, edge_to: int) -> np.ndarray:
-    """Where each target sample lies on the source axis, in voxels; up to half a voxel outside."""
-    return (np.arange(edge_to) + 0.5) * (edge_from / edge_to) - 0.5
-
-
-def _take_nearest(volume: np.ndarray, axis: int, edge_to: int) -> np.ndarray:
-    nearest = np.floor(source_positions(volume.shape[axis], edge_to) + 0.5).astype(np.intp)
-    return np.take(volume, nearest.clip(0, volume.shape[axis] - 1), axis=axis)
-
-
-def _interpolate_cubic(volume: np.ndarray, axis: int, edge_to: int) -> np.ndarray:
-    positions = source_positions(volume.shape[axis], edge_to) + SPLINE_MARGIN
-    first = np.floor(positions).astype(np.intp)
-    margin = [(0, 0)] * 3
-    margin[axis] = (SPLINE_MARGIN, SPLINE_MARGIN)
-    coefficients = ndimage.spline_filter1d(
-        np.pad(volume, margin, mode="edge"), order=3, axis=axis, output=np.float32, mode="nearest"
-    )
-    outer, inner = volume.shape[:axis], volume.shape[axis + 1 :]
-    result = np.empty((*outer, edge_to, *inner), dtype=np.float32)
-    _weigh_four(
-        coefficients.reshape(int(np.prod(outer)), -1, int(np.prod(inner))),
-        first - 1,
-        _cubic_weights(positions - first).astype(np.float32),
-        result.reshape(int(np.prod(outer)), edge_to, int(np.prod(inner))),
-    )
-    return result
-
-
-def _cubic_weights(fraction: np.ndarray) -> np.ndarray:
-    """Cubic B-spline at the four samples around a point; (n,) -> (n, 4)."""
-    left, right = fraction, 1.0 - fraction
-    return np.stack(
-        [
-            right**3 / 6,
-            (left**2 * (left - 2) * 3 + 4) / 6,
-            (right**2 * (right - 2) * 3 + 4) / 6,
-            left**3 / 6,
-        ],
-        axis=1,
-    )
-
-
-@njit(cache=True)
-def _weigh_four(  # type: ignore[no-untyped-def]
-    coefficients, first, weights, result
-):  # pragma: no cover - compiled
-    """result[:, i] = sum over k of weights[i, k] * coefficients[:, first[i] + k]."""
-    for outer in range(result.shape[0]):
-        for i in range(result.shape[1]):
-            start = first[i]
-            w0, w1, w2, w3 = weights[i]
-            for inner in range(result.shape[2]):
-                result[outer, i, inner] = (
-                    w0 * coefficients[outer, start, inner]
-                    + w1 * coefficients[outer, start + 1, inner]
-                    + w2 * coefficients[outer, start + 2, inner]
-                    + w3 * coefficients[outer, start + 3, inner]
-                )
+def _ranges(source_zyx: np.ndarray, nearest_axis: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value, of each slice along `nearest_axis` if there is one."""
+    axes = tuple(axis for axis in range(3) if axis != nearest_axis)
+    slabs = [
+        (slab.min(axis=axes, keepdims=True), slab.max(axis=axes, keepdims=True))
+        for (slab,) in walk(source_zyx)
+    ]
+    lowest, highest = (np.concatenate(ends) for ends in zip(*slabs, strict=True))
+    if nearest_axis != 0:
+        lowest, highest = lowest.min(axis=0, keepdims=True), highest.max(axis=0, keepdims=True)
+    return lowest, highest

@@ -1,6 +1,6 @@
 """Bring a label map onto another voxel grid in one pass, whatever the number of labels.
 
-Images go through `resample.py`, which also defines how the two grids lie on each other.
+Images go through `resample.py`; `spline.py` defines how the two grids lie on each other.
 """
 
 from __future__ import annotations
@@ -8,13 +8,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stunet.transforms.resample import source_positions
+from stunet.io.spill import Allocate, copy_into, planes_of, release
+from stunet.transforms.spline import nearest_taps, source_positions
 from stunet.types import Size3
 
 TIE = 1e-6  # votes closer than this count as equal, so that rounding never decides
 
 
-def resample_label(label_zyx: np.ndarray, shape_to: Size3) -> np.ndarray:
+def resample_label(
+    label_zyx: np.ndarray,
+    shape_to: Size3,
+    nearest_axis: int | None = None,
+    allocate: Allocate = np.empty,
+) -> np.ndarray:
     """Give every target voxel the label that weighs most among its eight source neighbours.
 
     Each neighbour votes for its label with its trilinear weight. This is the arg-max of the
@@ -22,30 +28,43 @@ def resample_label(label_zyx: np.ndarray, shape_to: Size3) -> np.ndarray:
     does not depend on how many labels there are. A tie goes to the label of the nearest source
     voxel if that is among the best, otherwise to the smallest of the best.
 
-    Across thick slices the vote equals the nearest slice wherever neighbouring slices do not both
-    contain a boundary, which fits the nearest-slice rule of `resample_image`.
+    Across thick slices only the nearest slice votes, as in `resample_image`.
 
     Args:
         label_zyx: (Z, Y, X) integers.
         shape_to: Shape of the result, z y x.
+        nearest_axis: The axis across thick slices, from `slice_axis`, or None.
+        allocate: Makes the result; a `Spill` keeps a large one out of memory.
 
     Returns:
         (*shape_to,) in the dtype of the input.
 
-    Source: nnU-Net v2 default resampling of segmentations (order 1 per label), equal to it on every
-    voxel where one label holds the majority.
+    Source: nnU-Net v2 default resampling of segmentations (order 1 per label; order 0 across thick
+    slices), equal to it on every voxel where one label holds the majority.
     """
+    result = allocate(shape_to, label_zyx.dtype)
     if label_zyx.shape == tuple(shape_to):
-        return label_zyx.copy()
-    result = np.empty(shape_to, dtype=label_zyx.dtype)
+        copy_into(result, label_zyx)
+        return result
     lower, upper, weight = zip(
         *(
-            _neighbours(edge_from, edge_to)
-            for edge_from, edge_to in zip(label_zyx.shape, shape_to, strict=True)
+            _nearest(*edges) if axis == nearest_axis else _neighbours(*edges)
+            for axis, edges in enumerate(zip(label_zyx.shape, shape_to, strict=True))
         ),
         strict=True,
     )
-    _vote(np.ascontiguousarray(label_zyx), lower, upper, weight, result)
+    plane_voxels = max(label_zyx.size / len(result), result[0].size)
+    for planes in planes_of(len(result), plane_voxels):
+        first, last = lower[0][planes.start], upper[0][planes.stop - 1]
+        _vote(
+            np.ascontiguousarray(label_zyx[first : last + 1]),
+            (lower[0][planes] - first, *lower[1:]),
+            (upper[0][planes] - first, *upper[1:]),
+            (weight[0][planes], *weight[1:]),
+            np.asarray(result[planes]),
+        )
+        release(label_zyx)
+        release(result)
     return result
 
 
@@ -54,6 +73,12 @@ def _neighbours(edge_from: int, edge_to: int) -> tuple[np.ndarray, np.ndarray, n
     positions = source_positions(edge_from, edge_to).clip(0, edge_from - 1)
     lower = np.floor(positions).astype(np.intp)
     return lower, np.minimum(lower + 1, edge_from - 1), positions - lower
+
+
+def _nearest(edge_from: int, edge_to: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_neighbours`, with all weight on the nearest source index."""
+    nearest = nearest_taps(edge_from, edge_to).first
+    return nearest, nearest, np.zeros(edge_to)
 
 
 @njit(cache=True)

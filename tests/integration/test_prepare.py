@@ -20,6 +20,7 @@ from scipy import ndimage
 from data_tools.ingest import ingest
 from data_tools.plan import PlanConfig
 from data_tools.prepare import PrepareConfig, prepare
+from data_tools.workers import SlurmConfig
 from stunet.errors import ConfigError, DataError
 from stunet.io.store import Store, open_store
 
@@ -226,7 +227,7 @@ def test_every_case_damaged(tmp_path: Path) -> None:
 def test_a_foreign_label_value_is_refused(shared_data: Path, tmp_path: Path) -> None:
     raw = ingest(hippocampi(shared_data, tmp_path / "raw", 2))
     raw = replace(raw, labels={"background": 0, "anterior": 1})
-    with pytest.raises(DataError, match=re.escape("hippocampus_001: label values 2 (")):
+    with pytest.raises(DataError, match=re.escape("hippocampus_001: label value 2 (")):
         prepare(raw, tmp_path / "store", ONE_MM)
 
 
@@ -256,6 +257,7 @@ def test_a_finished_store_is_kept_grown_or_refused(shared_data: Path, tmp_path: 
     ("config", "message"),
     [
         (PrepareConfig(workers=-1), "workers=-1"),
+        (PrepareConfig(scheduler="tcp://a:1", slurm=SlurmConfig(jobs=2)), "choose one of them"),
         (PrepareConfig(codec="zip"), "codec 'zip' is unknown"),
         (PrepareConfig(plan=PlanConfig(scheme="x")), "scheme 'x': unknown"),
         (PrepareConfig(holdout=9), "holdout=9"),
@@ -276,6 +278,7 @@ from pathlib import Path
 from data_tools.ingest import ingest
 from data_tools.plan import PlanConfig
 from data_tools.prepare import PrepareConfig, prepare
+from data_tools.workers import SlurmConfig
 
 def step(done, total, case_id):
     print(done, flush=True)

@@ -65,6 +65,24 @@ def test_patch_equals_the_same_voxels_of_the_volume() -> None:
     )
 
 
+def test_stored_integers_are_physical_values_first() -> None:
+    stored = np.arange(-(2**15), 2**15, dtype=np.int16).reshape(1, 16, 64, 64)
+    stored = np.concatenate([stored] * 4)
+    scale, offset = (1.0, 0.03, 2.5, 0.7), (0.0, 900.0, -7.0, 0.1)
+    channels = (CT, Channel("T1", "zscore"), Channel("T2", "rescale"), Channel("b", "none"))
+    factors, shifts = (np.float32(v).reshape(4, 1, 1, 1) for v in (scale, offset))
+    physical = stored * factors + shifts
+    whole = statistics(physical)
+    result = normalize(stored, channels, whole, scale, offset)
+    expected = [
+        (physical[0].clip(-200, 300) - np.float32(50)) / np.float32(80),
+        (physical[1] - np.float32(whole[1].mean)) / np.float32(whole[1].std + 1e-8),
+        (physical[2] - np.float32(whole[2].min)) / np.float32(whole[2].max - whole[2].min),
+        physical[3],
+    ]
+    np.testing.assert_array_equal(result, expected)
+
+
 def test_input_is_left_alone() -> None:
     image = volume()
     before = image.copy()
