@@ -1,109 +1,125 @@
-"""The plain layout: `images/CASE.nii.gz` (or `CASE_0000` and so on) and `labels/CASE.nii.gz`.
+"""Plain files: an image and a label per case, in two folders or beside each other.
 
-An optional `labels.json` beside the two folders names the labels: `{"liver": 1, "spleen": 2}`; it
-may also hold `"licence": "..."` and `"channel_names": ["T1", "T2"]`. An image may be a folder with
-a DICOM series, or one file with several channels if `channel_names` names them.
+    images/CASE.nii.gz (or CASE_0000.nii.gz and so on)    labels/CASE.nii.gz
+    CASE.nii.gz (or CASE_0000.nii.gz and so on)           CASE_seg.nii.gz or CASE_seg-manual.nii.gz
+
+An optional `labels.json` beside them names the labels (`raw_labels.read_naming`). An image may be a
+folder with a DICOM series, or one file with several channels if `channel_names` names them.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from data_tools.raw_files import (
     UNNAMED_CHANNEL,
     check_cases,
-    check_labels,
     in_channel_order,
-    read_json_object,
     split_channel,
     volumes_in,
 )
+from data_tools.raw_labels import read_naming
 from stunet.errors import DataError
+from stunet.io.volume import file_stem
 from stunet.types import RawCase, RawDataset
+
+SEGMENTATION = re.compile("_seg(-manual)?$")  # the Spinal Cord Toolbox marks expert labels so
+Named = list[tuple[str, Path]]  # name without ending, path
 
 
 def is_pairs(root: Path) -> bool:
-    """Whether the folder has the marks of this layout."""
+    """Whether the folder has an images and a labels folder."""
     return (root / "images").is_dir() and (root / "labels").is_dir()
 
 
 def ingest_pairs(root: Path) -> RawDataset:
-    """List the cases of a folder of image and label files (see `ingest`).
+    """List the cases of a folder of images and a folder of labels (see `ingest`).
 
     Without `labels.json` only `background` is named; preparation then names the values it finds.
     """
-    place = root / "labels.json"
-    declared: dict[str, Any] = read_json_object(place) if place.is_file() else {}
-    licence = str(declared.pop("licence", None) or "unknown")
-    named_channels = _channel_names(declared.pop("channel_names", []), place)
-    labels = _labels_by_case(root / "labels")
-    images = _images_by_case(root / "images", set(labels))
-    for case_id in labels:
-        if case_id not in images:
-            raise DataError(f"case {case_id}: image missing for {labels[case_id]}; add or remove")
-    files_per_case = len(images[min(images)])
-    if named_channels and files_per_case not in (1, len(named_channels)):
+    return _pair_up(root, volumes_in(root / "images"), volumes_in(root / "labels"), "pairs")
+
+
+def is_beside(root: Path) -> bool:
+    """Whether the folder has files `CASE_seg` beside `CASE`."""
+    return any(path.is_file() and _is_label(file_stem(path)) for path in root.iterdir())
+
+
+def ingest_beside(root: Path) -> RawDataset:
+    """List the cases of a folder with each label beside its image (see `ingest_pairs`)."""
+    found = volumes_in(root)
+    labels = [(SEGMENTATION.sub("", name), path) for name, path in found if _is_label(name)]
+    images = [(name, path) for name, path in found if not _is_label(name)]
+    return _pair_up(root, images, labels, "beside")
+
+
+def _is_label(name: str) -> bool:
+    return SEGMENTATION.search(name) is not None
+
+
+def _pair_up(root: Path, images: Named, labels: Named, layout: str) -> RawDataset:
+    naming = read_naming(root)
+    label_of = _labels_by_case(labels)
+    images_of = _images_by_case(images, set(label_of))
+    for case_id in label_of:
+        if case_id not in images_of:
+            raise DataError(f"case {case_id}: image missing for {label_of[case_id]}; add or remove")
+    first = min(images_of, default="")
+    files_per_case = len(images_of.get(first, ()))
+    names = naming.channel_names
+    if names and files_per_case not in (1, len(names)):
         raise DataError(
-            f"{place}: names {len(named_channels)} channels but case {min(images)} has "
+            f"{root / 'labels.json'}: names {len(names)} channels but case {first} has "
             f"{files_per_case} image files; name as many"
         )
+    cases: Iterable[RawCase] = (
+        RawCase(case_id, in_channel_order(case_id, files, files_per_case), str(label_of[case_id]))
+        for case_id, files in images_of.items()
+    )
     return RawDataset(
         name=root.name,
-        layout="pairs",
-        channel_names=named_channels or (UNNAMED_CHANNEL,) * files_per_case,
-        labels=check_labels(declared, place),
-        ignore_label=None,
-        cases=check_cases(
-            (
-                RawCase(
-                    case_id,
-                    in_channel_order(case_id, files, files_per_case),
-                    str(labels[case_id]),
-                )
-                for case_id, files in images.items()
-            ),
-            root,
-        ),
-        licence=licence,
+        layout=layout,
+        channel_names=names or (UNNAMED_CHANNEL,) * files_per_case,
+        labels=naming.space.labels,
+        ignore_label=naming.space.ignore_label,
+        cases=check_cases(cases, root),
+        licence=naming.licence,
+        regions=naming.space.regions,
+        regions_class_order=naming.space.regions_class_order,
     )
 
 
-def _channel_names(declared: Any, place: Path) -> tuple[str, ...]:
-    if not isinstance(declared, list) or not all(isinstance(name, str) for name in declared):
-        raise DataError(f"{place}: channel_names is {declared!r}; give a list of names")
-    return tuple(declared)
-
-
-def _labels_by_case(folder: Path) -> dict[str, Path]:
+def _labels_by_case(labels: Named) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for case_id, path in volumes_in(folder):
+    for case_id, path in labels:
         if path.is_dir():
             raise DataError(f"{path}: is a folder; give one label file per case")
         if case_id in found:
             raise DataError(
-                f"{folder}: case id {case_id} occurs twice: {found[case_id].name} and {path.name}; "
-                "keep one"
+                f"{path.parent}: case id {case_id} occurs twice: {found[case_id].name} and "
+                f"{path.name}; keep one"
             )
         found[case_id] = path
     return found
 
 
-def _images_by_case(folder: Path, labelled: set[str]) -> dict[str, dict[int, Path]]:
+def _images_by_case(images: Named, labelled: set[str]) -> dict[str, dict[int, Path]]:
     """Case id to channel number to file.
 
     A name that ends in four digits is a channel of a case only if no label has the whole name, so
     that `pt_0012.nii.gz` with `labels/pt_0012.nii.gz` stays case `pt_0012`.
     """
     found: dict[str, dict[int, Path]] = {}
-    for stem, path in volumes_in(folder):
+    for stem, path in images:
         case_id, channel = (stem, None) if stem in labelled else split_channel(stem)
         if case_id not in labelled:
             raise DataError(f"case {case_id}: label missing for {path}; add or remove")
         files = found.setdefault(case_id, {})
         if (channel or 0) in files:
             raise DataError(
-                f"{folder}: case id {case_id} occurs twice: {files[channel or 0].name} and "
+                f"{path.parent}: case id {case_id} occurs twice: {files[channel or 0].name} and "
                 f"{path.name}; keep one"
             )
         files[channel or 0] = path

@@ -1,8 +1,9 @@
 """The TotalSegmentator layout, v1 and v2: `CASE/ct.nii.gz`, `CASE/segmentations/NAME.nii.gz`.
 
-MR sets have `mri.nii.gz` instead. `meta.csv`, if there, gives the official split. Label values are
-the ranks of the names in ASCII order, from 1: the order of the released STU-Net weights. Masks may
-overlap: the higher value, hence the later name, wins (`stunet.io.volume.read_label_folder`).
+MR sets have `mri.nii.gz` instead. `meta.csv`, if there, gives the official split; copies of v1
+without a `split` column have none. Label values are the ranks of the names in ASCII order, from 1:
+the order of the released STU-Net weights. Masks may overlap: the higher value, hence the later
+name, wins (`stunet.io.volume.read_label_folder`), e.g. `vertebrae_L1` over `spinal_cord`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from data_tools.raw_files import check_cases, volumes_in
+from data_tools.raw_files import check_cases, subfolders, volumes_in
+from data_tools.raw_labels import ANNOTATED, read_annotated
 from stunet.errors import DataError
 from stunet.types import RawCase, RawDataset
 
@@ -21,13 +23,13 @@ MASKS = "segmentations"
 
 def is_totalsegmentator(root: Path) -> bool:
     """Whether the folder has the marks of this layout."""
-    return any((folder / name).is_file() for folder in _subfolders(root) for name in IMAGES)
+    return any((folder / name).is_file() for folder in subfolders(root) for name in IMAGES)
 
 
 def ingest_totalsegmentator(root: Path) -> RawDataset:
     """List the cases of a TotalSegmentator folder (see `ingest`)."""
     split_of = _official_split(root / "meta.csv")
-    images = {folder.name: _image(folder) for folder in _subfolders(root)}
+    images = {folder.name: _image(folder) for folder in subfolders(root)}
     kinds = {path.name for path in images.values()}
     if len(kinds) > 1:
         raise DataError(f"{root}: has both {' and '.join(sorted(kinds))}; one folder per modality")
@@ -46,10 +48,6 @@ def ingest_totalsegmentator(root: Path) -> RawDataset:
     )
 
 
-def _subfolders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-
-
 def _image(folder: Path) -> Path:
     for name in IMAGES:
         if (folder / name).is_file():
@@ -58,11 +56,12 @@ def _image(folder: Path) -> Path:
 
 
 def _structure_names(root: Path, case_ids: list[str]) -> list[str]:
-    """The names all cases share, in ASCII order; a mask that some cases lack is an error.
+    """The names of all masks, in ASCII order; a case may lack one only if `annotated.json` says so.
 
     A missing file could mean "absent" or "not annotated", and training on the wrong one of the two
     would teach the network that the structure is background.
     """
+    annotated = read_annotated(root)
     masks = {case_id: root / case_id / MASKS for case_id in case_ids}
     for case_id, folder in masks.items():
         if not folder.is_dir():
@@ -70,10 +69,12 @@ def _structure_names(root: Path, case_ids: list[str]) -> list[str]:
     names_of = {case_id: {name for name, _ in volumes_in(masks[case_id])} for case_id in case_ids}
     names = set().union(*names_of.values())
     for case_id, own in names_of.items():
-        if own != names:
+        missing = names.intersection(annotated.get(case_id, names)) - own
+        if missing:
             raise DataError(
-                f"case {case_id}: {masks[case_id]} lacks {min(names - own)}, which other cases "
-                "have; add an empty mask where the structure is absent"
+                f"case {case_id}: {masks[case_id]} lacks {min(missing)}, which other cases have; "
+                "add an empty mask where the structure is absent, or list what is annotated in "
+                f"{ANNOTATED}"
             )
     return sorted(names)
 
@@ -83,7 +84,9 @@ def _official_split(meta: Path) -> dict[str, str] | None:
     if not meta.is_file():
         return None
     with meta.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter=";"))
+        header = file.readline()
+        file.seek(0)
+        rows = list(csv.DictReader(file, delimiter=";" if ";" in header else ","))
     if not rows or not {"image_id", "split"} <= set(rows[0]):
         return None
     for number, row in enumerate(rows, start=2):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stunet.errors import DataError
@@ -19,6 +19,17 @@ from stunet.types import RawCase
 UNNAMED_CHANNEL = "image"  # what it holds is told from its values (`plan.py`)
 CHANNEL_SUFFIX = re.compile(r"(?P<stem>.+)_(?P<channel>\d{4})")
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def is_volume(path: Path, names: Collection[str]) -> bool:
+    """Whether a path is a volume file with one of these names before its ending."""
+    known = path.is_file() and path.name.lower().endswith(VOLUME_SUFFIXES)
+    return known and file_stem(path) in names
 
 
 def volumes_in(folder: Path) -> list[tuple[str, Path]]:
@@ -69,6 +80,22 @@ def in_channel_order(case_id: str, numbered: dict[int, Path], channels: int) -> 
     return tuple(str(numbered[channel]) for channel in range(channels))
 
 
+def numbered_names(declared: Any, key: str, place: Path) -> tuple[str, ...]:
+    """The channel names of a `dataset.json`, which numbers them `"0"`, `"1"`, ...
+
+    Raises:
+        DataError: the numbers have a gap, or a name is no text.
+    """
+    keys = list(declared) if isinstance(declared, dict) else []
+    if not keys or sorted(keys) != sorted(map(str, range(len(keys)))):
+        raise DataError(f"{place}: {key} has keys {keys}; number them '0', '1', ...")
+    names = tuple(declared[number] for number in map(str, range(len(keys))))
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"{place}: {key} names a channel {name!r}; give text")
+    return names
+
+
 def check_cases(cases: Iterable[RawCase], folder: Path) -> tuple[RawCase, ...]:
     """The cases sorted by id.
 
@@ -80,7 +107,7 @@ def check_cases(cases: Iterable[RawCase], folder: Path) -> tuple[RawCase, ...]:
         raise DataError(f"{folder}: holds no case; check the path")
     for case_id, count in Counter(case.case_id for case in ordered).items():
         if count > 1:
-            raise DataError(f"{folder}: case id {case_id} occurs {count} times; rename the files")
+            raise DataError(f"{folder}: case id {case_id} occurs {count} times; rename one")
         if not CASE_ID.fullmatch(case_id):
             raise DataError(
                 f"{folder}: case id {case_id!r} may hold letters, digits, '_', '-' and '.' only; "
@@ -93,10 +120,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Parse a JSON file that holds one object.
 
     Raises:
-        DataError: it is missing, not JSON, or not an object.
+        DataError: it is missing, not JSON, not an object, or a key occurs twice in an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
@@ -106,19 +133,27 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_labels(labels: dict[str, int], place: Path) -> dict[str, int]:
-    """Label names to values by value, `background` included.
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file; Python would keep the last of two equal keys in silence."""
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"key {key!r} occurs {count} times in one object")
+    return dict(pairs)
+
+
+def path_inside(root: Path, declared: Any, place: Path) -> Path:
+    """A path that a file of the data set declares, relative to its folder.
+
+    A link inside the folder may point anywhere: whoever made it knows where.
 
     Raises:
-        DataError: a value is negative or not an integer, two names share one, or none is left.
+        DataError: it is no text, absolute, or leads out of the folder.
     """
-    for name, value in labels.items():
-        if type(value) is not int or value < 0:
-            raise DataError(f"{place}: label {name!r} has value {value!r}; use an integer >= 0")
-    for value, count in Counter(labels.values()).items():
-        if count > 1:
-            names = [name for name in labels if labels[name] == value]
-            raise DataError(f"{place}: labels {names} share value {value}; give each its own")
-    if 0 not in labels.values():
-        labels = {"background": 0, **labels}
-    return dict(sorted(labels.items(), key=lambda item: item[1]))
+    if not isinstance(declared, str) or not declared:
+        raise DataError(f"{place}: {declared!r} is no path; give a path relative to {root}")
+    parts = PurePosixPath(declared)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise DataError(
+            f"{place}: path {declared!r} leads out of {root}; move or link the file into the folder"
+        )
+    return root / parts

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from stunet.errors import ConfigError, DataError
 from stunet.types import RawDataset
+
+FOLDS = "splits_final.json"  # nnU-Net's list of {"train": [case ids], "val": [case ids]}
+ALL_FOLDS = "all"
 
 
 def assign_splits(raw: RawDataset, holdout: int) -> RawDataset:
@@ -45,3 +51,58 @@ def assign_splits(raw: RawDataset, holdout: int) -> RawDataset:
 
 def _rank(case_id: str) -> str:
     return hashlib.sha256(case_id.encode()).hexdigest()
+
+
+def with_fold(raw: RawDataset, root: Path, fold: str) -> RawDataset:
+    """The data set with the split that its folder declares.
+
+    Args:
+        raw: As listed.
+        root: Its folder; `splits_final.json` is sought here and in the preprocessed sibling where
+            nnU-Net keeps it.
+        fold: Number of the fold, or `all` to train on validation cases too (test cases stay out).
+
+    Raises:
+        ConfigError: there is no such fold.
+        DataError: the split file is damaged or does not fit the cases.
+    """
+    if fold == ALL_FOLDS:
+        cases = (
+            replace(case, split="test" if case.split == "test" else "train") for case in raw.cases
+        )
+        return replace(raw, cases=tuple(cases))
+    if not fold.isdecimal():
+        raise ConfigError(f"fold={fold}: give the number of a fold, or {ALL_FOLDS!r}")
+    sibling = root.parent.parent / "nnUNet_preprocessed" / root.name
+    place = next((p for p in (root / FOLDS, sibling / FOLDS) if p.is_file()), None)
+    if place is None:
+        if int(fold):
+            raise ConfigError(f"fold={fold}: {raw.name} has no {FOLDS}; leave fold out")
+        return raw
+    split_of = _read_fold(place, int(fold), {case.case_id for case in raw.cases})
+    cases = (replace(case, split=split_of[case.case_id]) for case in raw.cases)
+    return replace(raw, cases=tuple(cases))
+
+
+def _read_fold(place: Path, fold: int, known: set[str]) -> dict[str, Any]:
+    """Case id to `train` or `val`."""
+    try:
+        folds = json.loads(place.read_text(encoding="utf-8"))
+        if not isinstance(folds, list) or not folds:
+            raise TypeError(f"it is {folds!r:.40}")
+        if fold >= len(folds):
+            raise ConfigError(f"fold={fold}: {place} has {len(folds)} folds, 0 to {len(folds) - 1}")
+        split_of = {case_id: name for name in ("train", "val") for case_id in folds[fold][name]}
+        twice = set(folds[fold]["train"]) & set(folds[fold]["val"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{place}: not a list of folds with train and val ({error}); correct or remove it"
+        ) from error
+    for problem, case_ids in (
+        ("is in both train and val", twice),
+        ("is not in the data set", set(split_of) - known),
+        ("is in neither train nor val", known - set(split_of)),
+    ):
+        if case_ids:
+            raise DataError(f"{place}: fold {fold}: case {min(case_ids)} {problem}; correct it")
+    return split_of

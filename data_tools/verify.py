@@ -109,7 +109,7 @@ def _case_findings(store: Store, case: int) -> Iterator[Finding]:
     for name, layout in (("image", row.image), ("label", row.label)):
         path = f"{row.path}/{name}"
         files = [file for file in row.files if file.startswith(f"{name}/")]
-        if not all((store.root / row.path / file).is_file() for file in files):
+        if not all((store.folder / row.path / file).is_file() for file in files):
             continue  # already reported, and nothing to read
         boxes = list(_boxes(row.shape_zyx, layout.chunk[-3:]))
         errors = []
@@ -147,6 +147,11 @@ def _label_findings(store: Store, case: int, label_zyx: np.ndarray) -> Iterator[
     for value in sorted(counts.keys() - store.info.label_space):
         problem = f"label value {value} in {counts[value]} voxels is not in the label space"
         action = f"name it in the raw data set's labels or correct the label file, then {PREPARE}"
+        yield Finding(row.case_id, path, problem, action)
+    unlabelled = set() if row.annotated is None else {*store.info.labels.values()} - {0}
+    for value in sorted(counts.keys() & unlabelled.difference(row.annotated or ())):
+        problem = f"label value {value} has {counts[value]} voxels but is not annotated in the case"
+        action = f"correct the label file or the list of annotated structures, then {PREPARE}"
         yield Finding(row.case_id, path, problem, action)
     for value in sorted(counts.keys() | row.voxel_counts.keys()):
         found, recorded = counts.get(value, 0), row.voxel_counts.get(value, 0)

@@ -70,12 +70,17 @@ class Batch:
         label_bdhw: int16 label values; `ignore_label` of the data set where unlabelled.
         sample_ids: The global sample index of each row: patch i is a pure function of (seed, i).
         case_ids: The case each row was cut from, for messages.
+        annotated_bk: bool, the classes that are annotated in each row, background included; None:
+            all in every row. Where a row lacks a class, its voxels of value 0 may belong to it.
+        patch_s: Mean seconds that a worker took to read and augment a row; 0: not measured.
     """
 
     image_bcdhw: torch.Tensor
     label_bdhw: torch.Tensor
     sample_ids: tuple[int, ...]
     case_ids: tuple[str, ...] = field(default=())
+    annotated_bk: torch.Tensor | None = None
+    patch_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,26 +92,38 @@ class RawCase:
         images: One file (or DICOM folder) per channel, in channel order.
         label: The label file, or a folder of one binary mask per structure; None if unlabelled.
         split: `train`, `val` or `test` where the data set says so, else None.
+        annotated: Names of the structures that are annotated in this case; any other may be there
+            without a label. None: all of the data set's.
+        label_map: Where the label has a numbering of its own: name in the label source to (value
+            there, value in the data set). None: it is numbered as the data set.
+        licence: Licence of this case; None: the data set's.
     """
 
     case_id: str
     images: tuple[str, ...]
     label: str | None
     split: Literal["train", "val", "test"] | None = None
+    annotated: tuple[str, ...] | None = None
+    label_map: dict[str, tuple[int, int]] | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A folder of labelled scans, recognised and listed but not read.
+    """A folder of labelled scans, or several in one label space; listed but not read.
 
     Attributes:
         name: Folder or declared name.
-        layout: Which convention was recognised: `nnunet`, `totalsegmentator` or `pairs`.
+        layout: Which convention was recognised, e.g. `nnunet`; `union` for several data sets.
         channel_names: One name per image channel, e.g. `("CT",)`.
         labels: Structure name to label value, `background: 0` included.
         ignore_label: Value that marks unlabelled voxels, or None.
         cases: All cases, sorted by id.
         licence: Data licence as declared, or "unknown".
+        regions: Region name to the label values it is the union of, in declared order; empty where
+            the labels themselves are learned. Regions may overlap.
+        regions_class_order: For each region the label value that it paints when regions are made
+            into a label map, later ones over earlier ones.
     """
 
     name: str
@@ -116,6 +133,8 @@ class RawDataset:
     ignore_label: int | None
     cases: tuple[RawCase, ...]
     licence: str = "unknown"
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    regions_class_order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +147,7 @@ class CaseArrays:
         affine: (4, 4) float64, voxel index (x, y, z, 1) to RAS+ mm.
         scale, offset: One float per channel.
         statistics: One record per channel.
+        annotated: Label values that are annotated in this case, without 0; None: all.
     """
 
     case_id: str
@@ -140,3 +160,4 @@ class CaseArrays:
     split: str
     source_sha256: dict[str, str]
     licence: str = "unknown"
+    annotated: tuple[int, ...] | None = None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +19,8 @@ from stunet.io.checksum import FileRecord, checksum_file
 from stunet.io.layout import ArrayLayout
 from stunet.types import Channel, ChannelStatistics, Size3, Spacing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2 adds annotated structures and regions; 1 is read as having neither
+ARRAYS_VERSION = 1  # of how a case's arrays are written: a new one makes every case stale
 
 DATASET = "dataset.json"
 MANIFEST = "manifest.jsonl"
@@ -45,6 +46,8 @@ class DatasetInfo:
         versions: Tool name to version.
         codec: `local` (fast to decode) or `network` (9% smaller).
         format_version: Version of the layout on disk.
+        regions: Region name to its label values, in declared order; empty: labels are learned.
+        regions_class_order: The label value each region paints, later regions over earlier ones.
     """
 
     name: str
@@ -59,6 +62,8 @@ class DatasetInfo:
     versions: dict[str, str]
     codec: str = "local"
     format_version: int = FORMAT_VERSION
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    regions_class_order: tuple[int, ...] = ()
 
     @property
     def label_space(self) -> frozenset[int]:
@@ -77,7 +82,7 @@ class DatasetInfo:
         Statistics of the data set are no part of it: they are applied when a patch is loaded.
         """
         parts = [
-            self.format_version,
+            ARRAYS_VERSION,
             self.codec,
             self.spacing_mm,
             [(channel.name, channel.scheme) for channel in self.channels],
@@ -89,11 +94,14 @@ class DatasetInfo:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> DatasetInfo:
         """From the object of `dataset.json`; keys this version does not know are left aside."""
+        record = {"regions": {}, "regions_class_order": (), **record}  # version 1 has none
         known = {field.name: record[field.name] for field in fields(cls)}
         known["channels"] = tuple(_channel(entry) for entry in record["channels"])
         known["spacing_mm"] = tuple(record["spacing_mm"])
         known["patch_size"] = tuple(record["patch_size"])
         known["strides"] = tuple(tuple(stride) for stride in record["strides"])
+        known["regions"] = {name: tuple(values) for name, values in record["regions"].items()}
+        known["regions_class_order"] = tuple(record["regions_class_order"])
         return cls(**known)
 
 
@@ -118,6 +126,8 @@ class CaseRow:
         files: Every file of the case by path relative to `path`.
         index_offset: First byte in `index.bin`: the image's indices, then the label's.
         foreground_offset: First byte in `fg.bin`.
+        annotated: Label values that are annotated in this case, without 0; None: all. A voxel of
+            value 0 is background, or of any structure that is not listed here.
     """
 
     case_id: str
@@ -138,6 +148,7 @@ class CaseRow:
     files: dict[str, FileRecord]
     index_offset: int = 0
     foreground_offset: int = 0
+    annotated: tuple[int, ...] | None = None
 
     @property
     def label_index_offset(self) -> int:
@@ -147,12 +158,15 @@ class CaseRow:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> CaseRow:
         """From the object of a manifest line."""
+        record = {"annotated": None, **record}  # version 1: all structures are
         known = {field.name: record[field.name] for field in fields(cls)}
         for name in ("shape_zyx", "affine", "scale", "offset"):
             known[name] = tuple(record[name])
         known["statistics"] = tuple(ChannelStatistics(**entry) for entry in record["statistics"])
         for name in ("voxel_counts", "foreground"):
             known[name] = {int(value): count for value, count in record[name].items()}
+        if record["annotated"] is not None:
+            known["annotated"] = tuple(map(int, record["annotated"]))
         known["image"] = ArrayLayout.from_json(record["image"])
         known["label"] = ArrayLayout.from_json(record["label"])
         known["files"] = {path: FileRecord(**entry) for path, entry in record["files"].items()}
@@ -223,12 +237,18 @@ def read_rows(root: Path) -> tuple[CaseRow, ...]:
         DataError: A line is damaged, a path leads out of the store, or a case is there twice.
     """
     file = root / MANIFEST
-    rows = tuple(_read_lines(file))
-    check_unique(rows, file)
+    with file.open("rb") as lines:
+        return parse_rows(lines, file)
+
+
+def parse_rows(lines: Iterable[bytes], place: object) -> tuple[CaseRow, ...]:
+    """The rows of manifest lines that came from `place`, checked as `read_rows` does."""
+    rows = tuple(_parse_lines(lines, place))
+    check_unique(rows, place)
     return rows
 
 
-def check_unique(rows: tuple[CaseRow, ...], place: Path) -> None:
+def check_unique(rows: tuple[CaseRow, ...], place: object) -> None:
     """Raise a DataError if two rows have the same case id."""
     seen: set[str] = set()
     for row in rows:
@@ -257,24 +277,24 @@ def check_files(root: Path, row: CaseRow) -> None:
             )
 
 
-def _read_lines(file: Path) -> Iterator[CaseRow]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = CaseRow.from_json(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+def _parse_lines(lines: Iterable[bytes], place: object) -> Iterator[CaseRow]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = CaseRow.from_json(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"{place} line {number} is damaged ({error!r}); run 'stunet data prepare'"
+            ) from error
+        for path in (row.path, *row.files):
+            if not stays_inside(path):
                 raise DataError(
-                    f"{file} line {number} is damaged ({error!r}); run 'stunet data prepare'"
-                ) from error
-            for path in (row.path, *row.files):
-                if not _stays_inside(path):
-                    raise DataError(
-                        f"{file} line {number}: case {row.case_id}: path {path!r} leads out of the"
-                        " store; do not use this store, its manifest was altered"
-                    )
-            yield row
+                    f"{place} line {number}: case {row.case_id}: path {path!r} leads out of the"
+                    " store; do not use this store, its manifest was altered"
+                )
+        yield row
 
 
-def _stays_inside(path: str) -> bool:
+def stays_inside(path: str) -> bool:
+    """Whether a path relative to the store cannot lead out of it."""
     parts = PurePosixPath(path)
     return bool(path) and not parts.is_absolute() and ".." not in parts.parts

@@ -1,4 +1,4 @@
-"""The three raw layouts, on trees built from real scans or, for what goes wrong, of empty files."""
+"""Common raw layouts, on trees of real scans or, for what goes wrong, of empty files."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data_tools.ingest import ingest
-from stunet.errors import DataError
+from stunet.errors import ConfigError, DataError
 
 CHANNELS = {"0": "T1"}
 LABELS = {"background": 0, "anterior": 1, "posterior": 2}
@@ -160,7 +160,7 @@ def test_nnunet_split_of_its_own(tmp_path: Path, beside: bool) -> None:
 @pytest.mark.parametrize(
     ("folds", "message"),
     [
-        ([{"train": ["a"], "val": ["b", "z"]}], "fold 0: case z is not in imagesTr"),
+        ([{"train": ["a"], "val": ["b", "z"]}], "fold 0: case z is not in the data set"),
         ([{"train": ["a"], "val": []}], "fold 0: case b is in neither train nor val"),
         ([{"train": ["a", "b"], "val": ["b"]}], "fold 0: case b is in both train and val"),
         ([], "not a list of folds"),
@@ -177,7 +177,15 @@ def test_nnunet_wrong_split(tmp_path: Path, folds: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "label 'whole' is a region [1, 2]"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions_class_order is None; give one"),
+        ({"labels": ["background"]}, "labels is ['background']; give names and values"),
+        ({"dataset": ["a"]}, "dataset is no object"),
+        (
+            {"dataset": {"a": {"images": ["../x.nii"], "label": "y"}}},
+            "path '../x.nii' leads out of",
+        ),
+        ({"dataset": {"a": {"images": ["/x.nii"], "label": "y"}}}, "path '/x.nii' leads out of"),
+        ({"channel_names": {"0": 1}}, "channel_names names a channel 1; give text"),
         ({"labels": {"0": "background", "1": "x"}}, "as in the Decathlon"),
         ({"labels": {"background": 0, "ignore": 1, "x": 2}}, "ignore is 1; it must be the highest"),
         ({"labels": None}, "key 'labels' is missing"),
@@ -185,8 +193,10 @@ def test_nnunet_wrong_split(tmp_path: Path, folds: Any, message: str) -> None:
         ({"channel_names": {"1": "CT"}}, "number them '0', '1', ..."),
         ({"channel_names": {"0": "a", "1": "b"}}, "case a: found image channels [0], expected 0"),
         ({"file_ending": ".nrrd"}, "holds no file ending in .nrrd"),
+        ({"file_ending": None}, "key 'file_ending' is missing"),
+        ({"file_ending": 3}, "file_ending is 3; give e.g."),
         ({"numTraining": 5}, "numTraining is 5 but 1 cases were found"),
-        ({"dataset": {"a": {"images": ["x.nii"]}}}, "case a: give both images and label"),
+        ({"dataset": {"a": {"images": ["x.nii"]}}}, "None is no path"),
         ({"dataset": {"a": {"images": ["x.nii"], "label": "y.nii"}}}, "is missing; add the file"),
     ],
 )
@@ -205,6 +215,36 @@ def test_nnunet_label_or_suffix_missing(tmp_path: Path) -> None:
 def test_nnunet_broken_json(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{")
     expect(tmp_path, "not valid JSON")
+    (tmp_path / "dataset.json").write_text('{"dataset": {"a": 1, "a": 2}}')
+    expect(tmp_path, "key 'a' occurs 2 times in one object")
+
+
+def test_nnunet_regions(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    root = make_nnunet(tmp_path, ["a"], labels=labels, regions_class_order=[1, 2, 3])
+    raw = ingest(root)
+    assert list(raw.regions.items()) == [
+        ("whole", (1, 2, 3)),
+        ("core", (2, 3)),
+        ("enhancing", (3,)),
+    ]
+    assert raw.regions_class_order == (1, 2, 3)
+    assert raw.labels == {"background": 0, "label_1": 1, "label_2": 2, "enhancing": 3}
+    assert raw.ignore_label == 4
+
+
+def test_nnunet_any_fold(tmp_path: Path) -> None:
+    root = make_nnunet(tmp_path, ["a", "b", "c"])
+    folds = [{"train": ["c", "a"], "val": ["b"]}, {"train": ["b"], "val": ["a", "c"]}]
+    write_json(root / "splits_final.json", folds)
+    assert [case.split for case in ingest(root, "1").cases] == ["val", "train", "val"]
+    assert {case.split for case in ingest(root, "all").cases} == {"train"}
+    for fold, message in (("2", "has 2 folds, 0 to 1"), ("first", "give the number of a fold")):
+        with pytest.raises(ConfigError, match=message):
+            ingest(root, fold)
+    (root / "splits_final.json").unlink()
+    with pytest.raises(ConfigError, match=r"fold=1: .* has no splits_final.json; leave fold out"):
+        ingest(root, "1")
 
 
 # TotalSegmentator
@@ -234,6 +274,22 @@ def test_totalsegmentator_official_split(tmp_path: Path) -> None:
     lines = ["image_id;age;split", "s0003;61;test", "s0001;;train", "s0002;9;val", "s0009;9;train"]
     (root / "meta.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     assert [case.split for case in ingest(root).cases] == ["train", "val", "test"]
+
+
+def test_totalsegmentator_split_of_a_comma_separated_copy(tmp_path: Path) -> None:
+    root = make_totalsegmentator(tmp_path, ["s0001", "s0002"])
+    (root / "meta.csv").write_text("image_id,split\ns0001,test\ns0002,train\n")
+    assert [case.split for case in ingest(root).cases] == ["test", "train"]
+    assert [case.split for case in ingest(root, "all").cases] == ["test", "train"]
+
+
+def test_totalsegmentator_masks_that_nobody_drew(tmp_path: Path) -> None:
+    root = make_totalsegmentator(tmp_path, ["s0001", "s0002"])
+    remove_mask(root)
+    write_json(root / "annotated.json", {"s0002": ["rib_2", "Aorta"]})
+    assert [case.annotated for case in ingest(root).cases] == [None, ("Aorta", "rib_2")]
+    write_json(root / "annotated.json", {"s0002": ["rib_10"]})
+    expect(root, "lacks rib_10, which other cases have")
 
 
 def test_totalsegmentator_meta_without_split(tmp_path: Path) -> None:
@@ -285,5 +341,11 @@ def test_missing_empty_and_unknown_folders(tmp_path: Path) -> None:
     expect(tmp_path / "nowhere", "no such folder")
     expect(tmp_path, "the folder is empty")
     touch(tmp_path / "scan.nii.gz")
-    for known in ("nnU-Net raw v2", "TotalSegmentator", "pairs (images/, labels/)"):
+    for known in (
+        "nnU-Net raw v2",
+        "TotalSegmentator",
+        "pairs (images/, labels/)",
+        "DICOM",
+        "BIDS",
+    ):
         expect(tmp_path, known)

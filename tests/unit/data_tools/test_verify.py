@@ -77,7 +77,7 @@ def test_a_short_shard_is_named(small_store: Any) -> None:
     file, blocks = verify(small_store.root)
     assert file.file == IMAGE_A
     assert file.problem.startswith("5000 bytes")
-    assert "bytes are there" in blocks.problem
+    assert "has 5000 bytes, not " in blocks.problem
 
 
 def test_a_label_outside_the_label_space_is_named_with_its_voxels(small_store: Any) -> None:
@@ -96,6 +96,13 @@ def test_the_ignored_value_belongs_to_the_label_space_only_if_declared(small_sto
         "label value 9 in 2000 voxels is not in the label space",
         "label value 9 in 4160 voxels is not in the label space",
     ]
+
+
+def test_voxels_of_a_structure_that_is_not_annotated_are_found(small_store: Any) -> None:
+    alter_row(small_store.root, small_store.info, 1, lambda row: row.update(annotated=[1, 7]))
+    finding = only(verify(small_store.root))
+    assert (finding.case_id, finding.file) == ("b", f"{case_path('b')}/label")
+    assert finding.problem == "label value 2 has 512 voxels but is not annotated in the case"
 
 
 def test_voxel_counts_are_compared(small_store: Any) -> None:
