@@ -10,12 +10,13 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing import forkserver, resource_tracker
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -54,6 +55,9 @@ class Source(Protocol):
 
     def locate(self, sample: int) -> str:
         """Say where a patch comes from, for messages."""
+
+    def describe(self, sample: int) -> dict[str, Any]:
+        """Return the draws of a patch as plain values that JSON can hold."""
 
 
 class WorkerTraceback(Exception):  # noqa: N818 - no error of its own: it carries the text of one
@@ -138,9 +142,10 @@ class _Guarded(Dataset):
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def __getitem__(self, sample: int) -> Patch | _Failure:
+    def __getitem__(self, sample: int) -> tuple[Patch, float] | _Failure:
+        began = time.perf_counter()
         try:
-            return self._source[sample]
+            return self._source[sample], time.perf_counter() - began
         except StunetError as error:
             return _Failure(error, traceback.format_exc())
         except Exception as error:
@@ -195,18 +200,30 @@ def _end_with_training() -> None:
     os._exit(1)
 
 
-def _collate(patches: list[Patch | _Failure]) -> Batch | _Failure:
+def _collate(patches: list[tuple[Patch, float] | _Failure]) -> Batch | _Failure:
     whole: list[Patch] = []
+    seconds = 0.0
     for patch in patches:
         if isinstance(patch, _Failure):
             return patch
-        whole.append(patch)
+        whole.append(patch[0])
+        seconds += patch[1]
     return Batch(
         image_bcdhw=torch.stack([patch.image_cdhw for patch in whole]),
         label_bdhw=torch.stack([patch.label_dhw for patch in whole]),
         sample_ids=tuple(patch.draw.sample for patch in whole),
         case_ids=tuple(patch.draw.case_id for patch in whole),
+        annotated_bk=_stack_annotated([patch.annotated_k for patch in whole]),
+        patch_s=seconds / len(whole),
     )
+
+
+def _stack_annotated(rows: list[torch.Tensor | None]) -> torch.Tensor | None:
+    partial = [row for row in rows if row is not None]
+    if not partial:
+        return None
+    everything = torch.ones_like(partial[0])
+    return torch.stack([everything if row is None else row for row in rows])
 
 
 def _iterate(loader: DataLoader, plan: _Plan) -> Generator[Batch]:

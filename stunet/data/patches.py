@@ -1,7 +1,8 @@
-"""Patches of a store by number: the draws are made first, then only the voxels they need are read.
+"""Patches of a data set by number: draws are made first, then only the voxels they need are read.
 
 A `PatchSource` is a map-style data set without end. It is not for whole volumes (inference reads
-files) and knows neither ranks nor workers (`stunet.data.loader` does).
+files), knows neither ranks nor workers (`stunet.data.loader` does), and neither how its voxels are
+stored nor with what other data sets it is mixed (`stunet.data.mixture`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from stunet.data.sampler import (
     foreground_label,
     patch_start,
     stream,
+    visit_of,
 )
 from stunet.errors import ConfigError, DataError
-from stunet.io.store import Store
+from stunet.io.manifest import CaseRow, DatasetInfo
 from stunet.transforms.augment import AugmentConfig, draw_intensity, draw_spatial
 from stunet.transforms.intensity import IntensityDraw, apply_intensity
 from stunet.transforms.label_vote import vote_labels
@@ -32,13 +34,43 @@ from stunet.transforms.spatial import SpatialDraw, mirror, plan_sampling, resamp
 from stunet.types import Size3
 
 
+class CaseReader(Protocol):
+    """What patches are cut from: a `Store`, or whole volumes of tars.
+
+    Attributes:
+        root: Where it lies, for messages.
+        info: What the cases share.
+        rows: The cases; `case` below is an index into them.
+    """
+
+    @property
+    def root(self) -> object: ...  # noqa: D102 - see above
+
+    @property
+    def info(self) -> DatasetInfo: ...  # noqa: D102
+
+    @property
+    def rows(self) -> tuple[CaseRow, ...]: ...  # noqa: D102
+
+    def read_patch(
+        self, case: int, start_zyx: Size3, shape_zyx: Size3
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return a box inside a case: the image as stored, int16 (C, z, y, x), and the labels.
+
+        Labels are uint8 or uint16 (z, y, x). Neither is written to.
+        """
+
+    def foreground(self, case: int, label_value: int) -> np.ndarray:
+        """Return voxels of a label, int64 (n, 3) as z, y, x."""
+
+
 @dataclass(frozen=True)
 class PatchDraw:
     """Everything random about one patch.
 
     Attributes:
         sample: Number of the patch.
-        case: Index into the rows of the store.
+        case: Index into the rows of its data set.
         case_id: Its name.
         label: The label that the patch is centred on, or None if it was placed anywhere.
         start_zyx: First voxel in the volume before the spatial transform; may be negative.
@@ -62,15 +94,18 @@ class Patch:
         image_cdhw: float32, normalised and augmented; 0 outside the volume.
         label_dhw: int16; 0 outside the volume.
         draw: How it came about.
+        annotated_k: bool, the classes that are annotated in its case, background included; None:
+            all.
     """
 
     image_cdhw: torch.Tensor
     label_dhw: torch.Tensor
     draw: PatchDraw
+    annotated_k: torch.Tensor | None = None
 
 
 class PatchSource:
-    """All patches of some cases of a store: `source[i]` depends on the seed and i alone.
+    """All patches of some cases of a data set: `source[i]` depends on the seed and i alone.
 
     Args:
         store: Where the cases lie; the source pickles with it.
@@ -79,6 +114,7 @@ class PatchSource:
         seed: 0 or above.
         sampler: Placement of patches.
         augment: Augmentation.
+        dataset: Number of the data set in a mixture.
 
     Raises:
         ConfigError: No case, or a seed out of range.
@@ -87,12 +123,13 @@ class PatchSource:
 
     def __init__(
         self,
-        store: Store,
+        store: CaseReader,
         case_indices: Sequence[int],
         patch_size: Size3,
         seed: int,
         sampler: SamplerConfig,
         augment: AugmentConfig,
+        dataset: int = 0,
     ) -> None:
         if not case_indices:
             raise ConfigError(f"store {store.root}: no case to train on; check the split")
@@ -107,6 +144,7 @@ class PatchSource:
         self._seed = seed
         self._sampler = sampler
         self._augment = augment
+        self._dataset = dataset
 
     def __getitem__(self, sample: int) -> Patch:
         """Read and augment patch number `sample`.
@@ -114,16 +152,29 @@ class PatchSource:
         Raises:
             DataError: A shard is missing or damaged.
         """
-        draw = self.draw(sample)
+        return self.patch(sample, visit_of(sample, self._sampler))
+
+    def patch(self, sample: int, visit: int) -> Patch:
+        """Read and augment patch number `sample` of a run, cut in a visit of this data set.
+
+        Raises:
+            DataError: A shard is missing or damaged.
+        """
+        draw = self.draw(sample, visit)
         with _one_torch_thread():
             image, label = self._cut(draw)
             image_cdhw = apply_intensity(torch.from_numpy(image), draw.intensity)
-        return Patch(image_cdhw, torch.from_numpy(label), draw)
+        annotated_k = _annotated(self._store.rows[draw.case], self._store.info)
+        return Patch(image_cdhw, torch.from_numpy(label), draw, annotated_k)
 
-    def draw(self, sample: int) -> PatchDraw:
+    def case(self, visit: int) -> int:
+        """Return the case of a visit: an index into the rows."""
+        return self._cases[case_of(self._seed, visit, len(self._cases), self._dataset)]
+
+    def draw(self, sample: int, visit: int | None = None) -> PatchDraw:
         """Make all draws of a patch without reading a voxel; costs about 0.1 ms."""
         seed, info = self._seed, self._store.info
-        case = self._case(sample)
+        case = self.case(visit_of(sample, self._sampler) if visit is None else visit)
         row = self._store.rows[case]
         label = foreground_label(seed, sample, sorted(row.foreground), self._sampler)
         around = None if label is None else self._store.foreground(case, label)
@@ -151,11 +202,12 @@ class PatchSource:
 
     def locate(self, sample: int) -> str:
         """Say where a patch comes from, for messages: its case and the folder of its shards."""
-        row = self._store.rows[self._case(sample)]
-        return f"case {row.case_id}, shard {self._store.root / row.path}"
+        return self.place(visit_of(sample, self._sampler))
 
-    def _case(self, sample: int) -> int:
-        return self._cases[case_of(self._seed, sample, len(self._cases))]
+    def place(self, visit: int) -> str:
+        """Say where a visit goes to, for messages."""
+        row = self._store.rows[self.case(visit)]
+        return f"case {row.case_id}, shard {self._store.root}/{row.path}"
 
     def _cut(self, draw: PatchDraw) -> tuple[np.ndarray, np.ndarray]:
         """Return the spatially transformed image (C, D, H, W) float32 and label (D, H, W) int16."""
@@ -181,28 +233,31 @@ class PatchSource:
         axes = list(zip(start_zyx, shape_zyx, row.shape_zyx, strict=True))
         z, y, x = ((max(start, 0), min(start + size, side)) for start, size, side in axes)
         first, shape = (z[0], y[0], x[0]), (z[1] - z[0], y[1] - y[0], x[1] - x[0])
-        image = network_input(self._store, case, first, shape)
-        label = self._store.read_label(case, first, shape)
+        stored, label = self._store.read_patch(case, first, shape)
+        image = network_input(self._store, case, stored)
         if shape == shape_zyx:
             return image, label
         before = [low - start for low, start in zip(first, start_zyx, strict=True)]
         return _embed(image, shape_zyx, before), _embed(label, shape_zyx, before)
 
 
-def network_input(store: Store, case: int, start_zyx: Size3, shape_zyx: Size3) -> np.ndarray:
-    """Return a box inside a case as a network sees it: physical values, then normalised.
+def network_input(store: CaseReader, case: int, stored_czyx: np.ndarray) -> np.ndarray:
+    """Return stored voxels of a case as a network sees them: physical values, then normalised.
 
     Returns:
-        (C, z, y, x) float32.
-
-    Raises:
-        DataError: A shard is missing or damaged.
+        New (C, z, y, x) float32 array.
     """
     row = store.rows[case]
-    stored = store.read_image(case, start_zyx, shape_zyx)
-    scale = np.asarray(row.scale, np.float32)[:, None, None, None]
-    offset = np.asarray(row.offset, np.float32)[:, None, None, None]
-    return normalize(stored * scale + offset, store.info.channels, row.statistics)
+    return normalize(stored_czyx, store.info.channels, row.statistics, row.scale, row.offset)
+
+
+def _annotated(row: CaseRow, info: DatasetInfo) -> torch.Tensor | None:
+    """Return which outputs of a network are annotated in a case, bool (K,); None if all are."""
+    if row.annotated is None or {0, *row.annotated} >= set(info.labels.values()):
+        return None
+    annotated_k = torch.zeros(max(info.labels.values()) + 1, dtype=torch.bool)
+    annotated_k[[0, *row.annotated]] = True
+    return annotated_k
 
 
 def _embed(array: np.ndarray, shape_zyx: Size3, before: Sequence[int]) -> np.ndarray:

@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     SPATIAL = 4
     INTENSITY = 5
     NOISE = 6
+    DATASET = 7
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,33 @@ class SamplerConfig:
     Attributes:
         foreground: Chance that a patch is centred on a voxel of a label drawn evenly from those in
             its case. Default: nnU-Net's oversampling, also used for STU-Net.
+        patches_per_volume: Patches that are cut while a volume is visited. 1: every patch from
+            another volume. Where whole volumes are decoded (tars), 8 and more save most of it.
+        volumes_at_once: Volumes that are visited at the same time over all ranks, taking turns
+            from patch to patch. Only where `patches_per_volume` is above 1 does it change anything
+            for a store; for tars make it a multiple of the global batch.
     """
 
     foreground: float = 0.33
+    patches_per_volume: int = 1
+    volumes_at_once: int = 16
 
     def __post_init__(self) -> None:
         if not 0 <= self.foreground <= 1:
             raise ConfigError(f"sampler.foreground={self.foreground}: give a value from 0 to 1")
+        for name in ("patches_per_volume", "volumes_at_once"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"sampler.{name}={getattr(self, name)}: give at least 1")
 
 
-def stream(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:
+def stream(seed: int, sample: int, purpose: Purpose, dataset: int = 0) -> np.random.Generator:
     """Return the random numbers of one patch for one purpose.
 
     Philox turns (key, counter) into random words; the seed is the key, patch and purpose are upper
     words of the counter, so that streams never overlap. Equal to `Philox(key=seed, counter=...)`.
+    `dataset` is 0 but for what the data sets of a mixture draw each for itself.
     """
-    counter = [0, 0, int(purpose), sample]
+    counter = [0, dataset, int(purpose), sample]
     philox = np.random.Philox(_Key(seed), counter=counter)  # type: ignore[arg-type]  # stub too strict
     return np.random.Generator(philox)
 
@@ -85,20 +97,44 @@ def step_samples(step: int, global_batch: int, rank: int = 0, world: int = 1) ->
     return range(first, first + share)
 
 
-def case_of(seed: int, sample: int, cases: int) -> int:
-    """Return which of `cases` a patch is cut from: each exactly once in every `cases` patches.
+def visit_of(sample: int, config: SamplerConfig) -> int:
+    """Return the number of the visit to a volume in which a patch is cut.
 
-    Every epoch has an order of its own, from a Feistel network keyed by (seed, epoch) that is
-    applied until the result is below `cases` (cycle walking). Needs no memory of the order.
+    Patches go round `volumes_at_once` lanes. A lane stays with a volume for `patches_per_volume`
+    turns, and then takes the visit `volumes_at_once` numbers later. Lanes change one after the
+    other, so that volumes are needed at an even pace; the first visit of most is cut short for it.
+
+    >>> config = SamplerConfig(patches_per_volume=2, volumes_at_once=2)
+    >>> [visit_of(sample, config) for sample in range(10)]
+    [0, 1, 0, 3, 2, 3, 2, 5, 4, 5]
+    """
+    each, lanes = config.patches_per_volume, config.volumes_at_once
+    turn, lane = divmod(sample, lanes)
+    return (turn + lane * each // lanes) // each * lanes + lane
+
+
+def case_of(seed: int, visit: int, cases: int, dataset: int = 0) -> int:
+    """Return which of `cases` a visit goes to: each exactly once in every `cases` visits.
+
+    Data sets of one run, told apart by `dataset`, get orders of their own.
+    """
+    return permuted(seed, visit, cases, Purpose.CASE, dataset)
+
+
+def permuted(seed: int, number: int, size: int, purpose: Purpose, dataset: int = 0) -> int:
+    """Return the place of a number among `size`: every block of `size` numbers takes each once.
+
+    Every block has an order of its own, from a Feistel network keyed by (seed, block) that is
+    applied until the result is below `size` (cycle walking). Needs no memory of the order.
 
     Source: J. Black, P. Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002.
     """
-    epoch, position = divmod(sample, cases)
-    keys = _round_keys(seed, epoch)
-    bits = (cases - 1).bit_length()
+    block, position = divmod(number, size)
+    keys = _round_keys(seed, block, purpose, dataset)
+    bits = (size - 1).bit_length()
     while True:
         position = _feistel(position, bits, keys)
-        if position < cases:
+        if position < size:
             return position
 
 
@@ -146,9 +182,10 @@ def patch_start(
     return start[0], start[1], start[2]
 
 
-@lru_cache(maxsize=16)  # neighbouring patches share an epoch
-def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
-    words = stream(seed, epoch, Purpose.CASE).integers(_WORD - 1, size=_ROUNDS, dtype=np.uint64)
+@lru_cache(maxsize=64)  # neighbouring patches share a block, in each data set of a mixture
+def _round_keys(seed: int, block: int, purpose: Purpose, dataset: int) -> tuple[int, ...]:
+    generator = stream(seed, block, purpose, dataset)
+    words = generator.integers(_WORD - 1, size=_ROUNDS, dtype=np.uint64)
     return tuple(words.tolist())
 
 

@@ -1,18 +1,18 @@
 """Cut boxes out of sharded zarr arrays, fast: the hot path of training.
 
-Shard indices come from `index.bin`; the wanted chunks of a shard are read in few large `pread`s,
+Shard indices come from `index.bin`; the wanted chunks of a shard are read in few large ranges,
 checked, decompressed into one scratch buffer, and their overlap is copied. Every chunk's crc32c is
-compared. Arrays with another codec chain than ours are read through zarr-python. Local files only.
+compared. Arrays with another codec chain than ours are read through zarr-python. Where the bytes
+come from is the business of `shard_source`.
 """
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from operator import attrgetter
+from operator import add, attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +21,12 @@ import numpy as np
 from numcodecs import blosc
 
 from stunet.errors import DataError
+from stunet.io.checksum import FileRecord
 from stunet.io.layout import MISSING, ArrayLayout, shard_key, unpack_index
+from stunet.io.shard_source import Shard, ShardRange, ShardSource
 
-GAP_BYTES = 1 << 16  # local disk: reading over a smaller gap beats a second request
 RUN_BYTES = 1 << 24  # bounds the read buffer when a whole volume is asked for
-OPEN_SHARDS = 256  # per process; a quarter of the usual limit of 1024 file descriptors
+KEPT_INDICES = 256  # shards per process; 16 KB each
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,22 @@ class StoredArray:
         folder: The array's folder, relative to the store.
         layout: How it is cut.
         index_offset: First byte of its shard indices in `index.bin`.
+        files: Its files by path relative to `folder`.
     """
 
     case_id: str
     folder: str
     layout: ArrayLayout
     index_offset: int
+    files: Mapping[str, FileRecord]
+
+
+class Box(NamedTuple):
+    """Voxels `start` to `start + out.shape` of an array, wanted in `out`."""
+
+    array: StoredArray
+    start: Sequence[int]
+    out: np.ndarray
 
 
 class _Piece(NamedTuple):
@@ -61,23 +72,24 @@ class _Chunk(NamedTuple):
     pieces: tuple[_Piece, ...]
 
 
-class _Shard(NamedTuple):
-    """An opened shard file."""
+class _Run(NamedTuple):
+    """Neighbouring chunks of a shard that are read at once, and where their voxels go."""
 
-    name: str  # for messages
-    handle: int | None  # None where no chunk is stored, hence no file
-    extents: np.ndarray  # uint64 (*chunks_per_shard, 2): offset and length of every chunk
+    bytes: ShardRange
+    chunks: list[_Chunk]
+    out: np.ndarray
+    scratch: np.ndarray
 
 
 class ShardReader:
-    """Reads boxes of the arrays below `root`; keeps the last `OPEN_SHARDS` shard files open.
+    """Reads boxes of arrays whose shards come from `source`.
 
-    Pickles as its path and reopens files when needed, so it may be sent to spawned workers; since
-    all reads are positional it may also be forked. Not for use from two threads at once.
+    Pickles without open files and connections, so it may be sent to spawned workers; it may also
+    be forked. Not for use from two threads at once.
     """
 
-    def __init__(self, root: Path, index_file: Path) -> None:
-        self._root = str(root)
+    def __init__(self, source: ShardSource, index_file: Path) -> None:
+        self._source = source
         self._index_file = index_file
         self._forget()
 
@@ -85,29 +97,19 @@ class ShardReader:
         blosc.set_nthreads(1)  # parallelism comes from loader workers
         blosc.use_threads = False
         self._index: np.ndarray | None = None
-        self._shards: OrderedDict[str, _Shard] = OrderedDict()
-        self._buffer = np.empty(0, np.uint8)
+        self._extents: OrderedDict[str, np.ndarray] = OrderedDict()
         self._scratch: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_root": self._root, "_index_file": self._index_file}
+        return {"_source": self._source, "_index_file": self._index_file}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close all files; a later read opens them again."""
-        while self._shards:
-            self._close_oldest()
-
-    def _close_oldest(self) -> None:
-        shard = self._shards.popitem(last=False)[1]
-        if shard.handle is not None:
-            os.close(shard.handle)
+        self._source.close()
 
     def read(
         self,
@@ -131,73 +133,85 @@ class ShardReader:
             DataError: A file is missing or too short, or a checksum does not fit.
             ValueError: The box leaves the array, or `out` has another shape or type.
         """
-        layout = array.layout
-        stop = tuple(a + n for a, n in zip(start, shape, strict=True))
-        if (
-            min(start) < 0
-            or min(shape) < 1
-            or any(a > n for a, n in zip(stop, layout.shape, strict=True))
-        ):
-            raise ValueError(
-                f"case {array.case_id}: box from {tuple(start)} of {tuple(shape)} voxels leaves"
-                f" the volume {layout.shape}"
-            )
+        dtype = array.layout.dtype
         if out is None:
-            out = np.empty(tuple(shape), layout.dtype)
-        elif out.shape != tuple(shape) or out.dtype != layout.dtype:
-            raise ValueError(f"out is {out.dtype} {out.shape}, not {layout.dtype} {tuple(shape)}")
-        if not layout.native:
-            out[...] = self._read_with_zarr(array, tuple(map(slice, start, stop)))
-            return out
-        axes = list(map(_split_axis, start, stop, layout.chunk, layout.chunks_per_shard))
-        for shard in product(*axes):
-            self._read_shard(
-                array, shard, [axis[s] for axis, s in zip(axes, shard, strict=True)], out
-            )
+            out = np.empty(tuple(shape), dtype)
+        elif out.shape != tuple(shape) or out.dtype != dtype:
+            raise ValueError(f"out is {out.dtype} {out.shape}, not {dtype} {tuple(shape)}")
+        self.fill([Box(array, start, out)])
         return out
 
-    def _read_shard(
-        self,
-        array: StoredArray,
-        coordinates: tuple[int, ...],
-        pieces: list[list[_Piece]],
-        out: np.ndarray,
-    ) -> None:
-        """Copy what one shard holds of a box, given its pieces along each axis, into `out`."""
-        shard = self._open(array, coordinates)
-        corner = tuple(slice(axis[0].chunk, axis[-1].chunk + 1) for axis in pieces)
-        extents = shard.extents[corner].reshape(-1, 2).tolist()
-        wanted = []
-        for (offset, length), cell in zip(extents, product(*pieces), strict=True):
-            if offset == MISSING:
-                out[tuple(piece.target for piece in cell)] = 0
+    def fill(self, boxes: Sequence[Box]) -> None:
+        """Read several boxes; from a remote source all at the same time. Raises as `read`."""
+        runs: list[_Run] = []
+        for box in boxes:
+            _check_inside(box)
+            if box.array.layout.native:
+                runs += self._plan(box)
             else:
-                wanted.append(_Chunk(offset, length, cell))
-        scratch = self._scratch_for(array.layout)
-        for run in _coalesce(wanted):
-            assert shard.handle is not None, shard.name
-            try:
-                data = self._pread(shard.handle, run)
-            except OSError as error:
-                raise _damaged(f"{shard.name}: {error.strerror}") from error
-            for chunk in run:
-                begin = chunk.offset - run[0].offset
-                try:
-                    _decode(data[begin : begin + chunk.length], chunk.length, scratch)
-                except (ValueError, RuntimeError) as error:
-                    number = tuple(piece.chunk for piece in chunk.pieces)
-                    raise _damaged(f"{shard.name} chunk {number}: {error}") from error
-                target = tuple(piece.target for piece in chunk.pieces)
-                out[target] = scratch[tuple(piece.source for piece in chunk.pieces)]
+                self._fill_with_zarr(box)
+        for run, data in zip(runs, self._source.read([run.bytes for run in runs]), strict=True):
+            self._decode_run(run, data)
 
-    def _open(self, array: StoredArray, coordinates: tuple[int, ...]) -> _Shard:
-        """The shard from the cache, or opened with its index checked."""
-        path = f"{self._root}/{array.folder}/{shard_key(coordinates)}"
-        shard = self._shards.get(path)
-        if shard is not None:
-            self._shards.move_to_end(path)
-            return shard
-        name = f"case {array.case_id}: shard {path}"
+    def _plan(self, box: Box) -> Iterator[_Run]:
+        """What to read for a box; voxels of chunks that are not stored become 0 at once."""
+        layout = box.array.layout
+        stop = map(add, box.start, box.out.shape)
+        axes = list(map(_split_axis, box.start, stop, layout.chunk, layout.chunks_per_shard))
+        scratch = self._scratch_for(layout)
+        for coordinates in product(*axes):
+            pieces = [axis[s] for axis, s in zip(axes, coordinates, strict=True)]
+            corner = tuple(slice(axis[0].chunk, axis[-1].chunk + 1) for axis in pieces)
+            extents = self._extents_of(box.array, coordinates)[corner].reshape(-1, 2).tolist()
+            wanted = []
+            for (offset, length), cell in zip(extents, product(*pieces), strict=True):
+                if offset == MISSING:
+                    box.out[tuple(piece.target for piece in cell)] = 0
+                else:
+                    wanted.append(_Chunk(offset, length, cell))
+            if wanted:
+                shard = self._shard(box.array, coordinates)
+                for chunks in _coalesce(wanted, self._source.gap_bytes):
+                    end = chunks[-1].offset + chunks[-1].length
+                    run = ShardRange(shard, chunks[0].offset, end)
+                    yield _Run(run, chunks, box.out, scratch)
+
+    def _decode_run(self, run: _Run, data: np.ndarray) -> None:
+        shard, base, _ = run.bytes
+        for chunk in run.chunks:
+            begin = chunk.offset - base
+            try:
+                try:
+                    _decode(data[begin : begin + chunk.length], chunk.length, run.scratch)
+                except (ValueError, RuntimeError):  # perhaps on the way, or in a copy, only
+                    data = self._source.read_again(run.bytes)
+                    _decode(data[begin : begin + chunk.length], chunk.length, run.scratch)
+            except (ValueError, RuntimeError) as error:
+                number = tuple(piece.chunk for piece in chunk.pieces)
+                raise DataError(
+                    f"case {shard.case_id}: shard {self._source.locate(shard.path)}"
+                    f" chunk {number}: {error}; {self._source.remedy}"
+                ) from error
+            target = tuple(piece.target for piece in chunk.pieces)
+            run.out[target] = run.scratch[tuple(piece.source for piece in chunk.pieces)]
+
+    def _shard(self, array: StoredArray, coordinates: tuple[int, ...]) -> Shard:
+        key = shard_key(coordinates)
+        path = f"{array.folder}/{key}"
+        if key not in array.files:
+            raise DataError(
+                f"case {array.case_id}: shard {self._source.locate(path)} is not in the manifest;"
+                " run 'stunet data prepare' again"
+            )
+        return Shard(array.case_id, path, array.files[key])
+
+    def _extents_of(self, array: StoredArray, coordinates: tuple[int, ...]) -> np.ndarray:
+        """Offset and length of every chunk of a shard, uint64 (*chunks_per_shard, 2)."""
+        key = f"{array.folder}/{shard_key(coordinates)}"
+        extents = self._extents.get(key)
+        if extents is not None:
+            self._extents.move_to_end(key)
+            return extents
         layout = array.layout
         number = int(np.ravel_multi_index(coordinates, layout.shard_grid))
         first = array.index_offset + number * layout.shard_index_bytes
@@ -205,35 +219,18 @@ class ShardReader:
             extents = unpack_index(self._index_bytes(first, layout.shard_index_bytes), layout)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{name}: {self._index_file} from byte {first}: {error};"
-                " run 'stunet data prepare' again"
+                f"case {array.case_id}: shard {self._source.locate(key)}:"
+                f" {self._index_file} from byte {first}: {error}; run 'stunet data prepare' again"
             ) from error
-        if len(self._shards) >= OPEN_SHARDS:
-            self._close_oldest()
-        try:
-            handle = None if (extents == MISSING).all() else os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise _damaged(f"{name}: {error.strerror}") from error
-        shard = self._shards[path] = _Shard(name, handle, extents)
-        return shard
+        if len(self._extents) >= KEPT_INDICES:
+            self._extents.popitem(last=False)
+        self._extents[key] = extents
+        return extents
 
     def _index_bytes(self, first: int, length: int) -> bytes:
         if self._index is None:
             self._index = np.memmap(self._index_file, np.uint8, "r")
         return self._index[first : first + length].tobytes()
-
-    def _pread(self, handle: int, run: list[_Chunk]) -> np.ndarray:
-        """The bytes of a run; fewer when the file ends early, which `_decode` then reports."""
-        base, end = run[0].offset, run[-1].offset + run[-1].length
-        if self._buffer.size < end - base:
-            self._buffer = np.empty(end - base, np.uint8)
-        filled = 0
-        while filled < end - base:
-            count = os.preadv(handle, [self._buffer[filled : end - base].data], base + filled)
-            if count == 0:
-                break
-            filled += count
-        return self._buffer[:filled]
 
     def _scratch_for(self, layout: ArrayLayout) -> np.ndarray:
         key = (layout.dtype, layout.chunk)
@@ -241,20 +238,29 @@ class ShardReader:
             self._scratch[key] = np.empty(layout.chunk, layout.dtype)
         return self._scratch[key]
 
-    def _read_with_zarr(self, array: StoredArray, box: tuple[slice, ...]) -> np.ndarray:
+    def _fill_with_zarr(self, box: Box) -> None:
         import zarr  # 0.3 s that the usual store never needs
 
-        path = f"{self._root}/{array.folder}"
+        array = box.array
+        store = self._source.zarr_store(array.case_id, array.folder, array.files)
+        region = tuple(slice(a, a + n) for a, n in zip(box.start, box.out.shape, strict=True))
         try:
-            return np.asarray(zarr.open_array(path, mode="r")[box])
+            box.out[...] = np.asarray(zarr.open_array(store, mode="r")[region])
         except Exception as error:  # every codec raises errors of its own
-            raise _damaged(f"case {array.case_id}: array {path}: {error}") from error
+            raise DataError(
+                f"case {array.case_id}: array {self._source.locate(array.folder)}: {error};"
+                f" {self._source.remedy}"
+            ) from error
 
 
-def _damaged(problem: str) -> DataError:
-    return DataError(
-        f"{problem}; restore the file, or delete the case's folder and run 'stunet data prepare'"
-    )
+def _check_inside(box: Box) -> None:
+    layout = box.array.layout
+    sides = zip(box.start, box.out.shape, layout.shape, strict=True)
+    if any(start < 0 or extent < 1 or start + extent > side for start, extent, side in sides):
+        raise ValueError(
+            f"case {box.array.case_id}: box from {tuple(box.start)} of {box.out.shape} voxels"
+            f" leaves the volume {layout.shape}"
+        )
 
 
 def _split_axis(start: int, stop: int, chunk: int, per_shard: int) -> dict[int, list[_Piece]]:
@@ -269,13 +275,13 @@ def _split_axis(start: int, stop: int, chunk: int, per_shard: int) -> dict[int, 
     return shards
 
 
-def _coalesce(chunks: list[_Chunk]) -> Iterator[list[_Chunk]]:
+def _coalesce(chunks: list[_Chunk], gap_bytes: int) -> Iterator[list[_Chunk]]:
     """Group chunks into runs that are worth one read each, in file order."""
     run: list[_Chunk] = []
     for chunk in sorted(chunks, key=attrgetter("offset")):
         if run:
             end = run[-1].offset + run[-1].length
-            if chunk.offset - end > GAP_BYTES or chunk.offset - run[0].offset > RUN_BYTES:
+            if chunk.offset - end > gap_bytes or chunk.offset - run[0].offset > RUN_BYTES:
                 yield run
                 run = []
         run.append(chunk)

@@ -73,3 +73,13 @@ def store_root(cases: dict[str, CaseArrays], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def store(store_root: Path) -> Store:
     return open_store(store_root)
+
+
+@pytest.fixture(scope="session")
+def many_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of fifty tiny cases."""
+    root = tmp_path_factory.mktemp("many")
+    writer = StoreWriter(root, INFO)
+    cases = (make_case(f"c{number:02}", (12, 12, 12)) for number in range(50))
+    writer.finish([writer.write_case(case) for case in cases])
+    return root

@@ -126,7 +126,7 @@ def test_a_damaged_shard_arrives_as_the_error_that_the_store_raised(
     assert str(arrived.value) == str(direct.value)
     assert "\n" not in str(arrived.value)
     assert isinstance(arrived.value.__cause__, WorkerTraceback)
-    assert "read_image" in str(arrived.value.__cause__)
+    assert "read_patch" in str(arrived.value.__cause__)
 
 
 class Broken:

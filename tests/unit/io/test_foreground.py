@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stunet.errors import DataError
+from stunet.io import foreground
 from stunet.io.foreground import (
     ForegroundIndex,
     build_foreground,
@@ -37,7 +38,7 @@ def test_every_id_points_at_its_label(tmp_path: Path) -> None:
     label = np.random.default_rng(1).choice([0, 1, 2, 3], (30, 31, 37), p=[0.5, 0.3, 0.19, 0.01])
     label = label.astype(np.uint8)
     kept = foreground_counts(count_voxels(label), {0})
-    index = index_of(tmp_path, bytes(8) + build_foreground(label, kept, "a"))
+    index = index_of(tmp_path, bytes(8) + build_foreground(label, count_voxels(label), kept, "a"))
     for value, count in {1: 1024, 2: 1024, 3: int((label == 3).sum())}.items():
         voxels = index.coordinates(8, kept, value, label.shape)
         assert voxels.shape == (count, 3)
@@ -53,7 +54,7 @@ def test_every_id_points_at_its_label(tmp_path: Path) -> None:
 def test_a_large_structure_is_covered_in_all_directions(tmp_path: Path) -> None:
     label = np.zeros((80, 80, 80), np.uint8)
     label[8:72, 8:72, 8:72] = 1  # 64^3 = 256 * 1024: even spacing would keep to 4 columns
-    index = index_of(tmp_path, build_foreground(label, {1: 1024}, "a"))
+    index = index_of(tmp_path, build_foreground(label, count_voxels(label), {1: 1024}, "a"))
     voxels = index.coordinates(0, {1: 1024}, 1, label.shape)
     for axis in range(3):
         assert len(np.unique(voxels[:, axis])) >= 60
@@ -62,16 +63,31 @@ def test_a_large_structure_is_covered_in_all_directions(tmp_path: Path) -> None:
 
 def test_the_choice_depends_on_the_case_alone() -> None:
     label = np.ones((20, 20, 20), np.uint8)
-    first = build_foreground(label, {1: 1024}, "a")
-    assert build_foreground(label, {1: 1024}, "a") == first
-    others = {build_foreground(label, {1: 1024}, f"case{number}") for number in range(20)}
-    assert len(others - {first}) == 20
+
+    def chosen(case_id: str) -> bytes:
+        return build_foreground(label, {1: 8000}, {1: 1024}, case_id)
+
+    assert chosen("a") == chosen("a")
+    assert len({chosen(f"case{number}") for number in range(20)} - {chosen("a")}) == 20
+
+
+def test_planes_at_a_time_choose_the_same_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    label = np.random.default_rng(2).choice(5, (30, 31, 37), p=[0.6, 0.3, 0.09, 0.009, 0.001])
+    label = label.astype(np.uint16)
+    label[:11] = 0
+    counts = count_voxels(label)
+    kept = foreground_counts(counts, {0})
+    at_once = build_foreground(label, counts, kept, "a")
+    for voxels in (1, 4000):
+        monkeypatch.setattr(foreground, "SORTED_VOXELS", voxels)
+        assert build_foreground(label, counts, kept, "a") == at_once
 
 
 def test_blocks_are_multiples_of_eight_bytes() -> None:
     label = np.zeros((4, 4, 4), np.uint8)
     label[0, 0, :3] = 1
-    assert build_foreground(label, {1: 3}, "a") == np.array([0, 1, 2, 0], "<u4").tobytes()
+    expected = np.array([0, 1, 2, 0], "<u4").tobytes()
+    assert build_foreground(label, {0: 61, 1: 3}, {1: 3}, "a") == expected
 
 
 def test_ids_are_64_bit_from_2_to_the_32_voxels_on(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
 
 from stunet.errors import DataError
+from stunet.io.checksum import checksum_folder
 from stunet.io.layout import read_layout, read_shard_index, shard_key
-from stunet.io.shard_reader import OPEN_SHARDS, ShardReader, StoredArray
+from stunet.io.shard_reader import Box, ShardReader, StoredArray
+from stunet.io.shard_source import OPEN_SHARDS, FileSource, StoreFiles
 
 NATIVE = (BloscCodec(cname="lz4hc", clevel=5, shuffle="shuffle", typesize=2), Crc32cCodec())
 SHAPE, CHUNK, SHARD = (2, 50, 37, 70), (1, 8, 16, 8), (1, 24, 32, 40)
@@ -35,7 +38,12 @@ def write_array(root: Path, data: np.ndarray, **options: object) -> tuple[ShardR
     shards = (root / "x" / shard_key(shard) for shard in layout.shards())
     index = b"".join(read_shard_index(shard, layout) for shard in shards) if layout.native else b""
     (root / "index.bin").write_bytes(bytes(16) + index)
-    return ShardReader(root, root / "index.bin"), StoredArray("s0001", "x", layout, 16)
+    files = checksum_folder(root / "x")
+    return local_reader(root), StoredArray("s0001", "x", layout, 16, files)
+
+
+def local_reader(root: Path) -> ShardReader:
+    return ShardReader(FileSource(StoreFiles(root)), root / "index.bin")
 
 
 def cut(data: np.ndarray, start: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -175,10 +183,14 @@ def test_a_flipped_bit_names_case_shard_and_chunk(tmp_path: Path) -> None:
     )
 
 
-def test_a_short_shard_names_what_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
+def test_a_short_shard_names_what_is_there(tmp_path: Path, when: str) -> None:
     reader, array = write_array(tmp_path, volume())
-    file = damaged(tmp_path, lambda content: content.__delitem__(slice(100, None)))
-    with pytest.raises(DataError, match=r"case s0001: shard .*1/2/1/1 chunk .*only \d+ of \d+ by"):
+    if when == "while it is open":
+        reader.read(array, (0, 0, 0, 0), SHAPE)
+    file = tmp_path / "x" / "c" / "1" / "2" / "1" / "1"
+    os.truncate(file, 100)
+    with pytest.raises(DataError, match=r"case s0001: shard .*1/2/1/1 has 100 bytes, not \d+; res"):
         reader.read(array, (0, 0, 0, 0), SHAPE)
     file.unlink()
     reader.close()
@@ -191,9 +203,24 @@ def test_a_chunk_of_another_size_is_refused_though_its_checksum_fits(tmp_path: P
     _, small = write_array(tmp_path, data, chunks=(4, 8, 8), shards=(8, 8, 8))
     layout = small.layout
     taller = type(layout)((16, 8, 8), (8, 8, 8), (16, 8, 8), "int16", layout.codecs)
-    reader = ShardReader(tmp_path, tmp_path / "index.bin")
+    reader = local_reader(tmp_path)
     with pytest.raises(DataError, match="holds 512 bytes, not 1024"):
-        reader.read(StoredArray("s0001", "x", taller, 16), (0, 0, 0), (8, 8, 8))
+        reader.read(StoredArray("s0001", "x", taller, 16, small.files), (0, 0, 0), (8, 8, 8))
+
+
+def test_a_shard_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
+    reader, array = write_array(tmp_path, volume())
+    with pytest.raises(DataError, match=r"case s0001: shard .* is not in the manifest; run"):
+        reader.read(replace(array, files={}), (1, 40, 36, 60), (1, 4, 1, 4))
+
+
+def test_boxes_of_several_arrays_are_read_at_once(tmp_path: Path) -> None:
+    data = volume()
+    reader, array = write_array(tmp_path, data)
+    first, second = np.full((2, 30, 9, 9), -7, np.int16), np.full((1, 5, 37, 70), -7, np.int16)
+    reader.fill([Box(array, (0, 20, 28, 31), first), Box(array, (1, 45, 0, 0), second)])
+    np.testing.assert_array_equal(first, data[:, 20:, 28:, 31:40])
+    np.testing.assert_array_equal(second, data[1:, 45:])
 
 
 @pytest.mark.parametrize("change", ["flip", "cut", "remove"])
