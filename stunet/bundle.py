@@ -30,7 +30,8 @@ from torch import Tensor
 
 from stunet.errors import BundleError, ConfigError
 from stunet.inference.model_card import DataSource, Provenance, model_card
-from stunet.inference.predictor import Predictor, WindowOptions
+from stunet.inference.predictor import Predictor
+from stunet.inference.sliding_window import WindowOptions
 from stunet.io.atomic import atomic_write_json, atomic_write_text, publish_folder, temporary_sibling
 from stunet.models.spec import ModelConfig, stage_shapes
 from stunet.registry import build_model

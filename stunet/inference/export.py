@@ -1,49 +1,74 @@
-"""From logits on the network's grid to labels on another grid over the same field of view.
+"""From planes of logits on the network's grid to labels on the grid of the scan.
 
-Interpolation and arg-max go slice by slice: beyond the logits and the result, memory holds all
-classes of one output slice, never all classes of the volume.
+Both grids cover the same box in space. Two neighbouring planes of all classes are held at a time,
+never all classes of a volume, on either grid.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
+from collections.abc import Iterable
 
-from stunet.transforms.resample import source_positions
+import numpy as np
+from torch import Tensor
+
+from stunet.inference.plane_labels import Line, Plane, interpolation_line, labels_between
+from stunet.inference.sliding_window import Box
+from stunet.io.voxels import label_dtype
 from stunet.types import Size3
 
 
-@torch.no_grad()
-def labels_on_grid(logits_kzyx: Tensor, shape_to: Size3) -> np.ndarray:
+def labels_on_grid(
+    planes_kab: Iterable[Tensor],
+    order: Size3,
+    shape_from: Size3,
+    shape_to: Size3,
+    region: Box | None = None,
+) -> np.ndarray:
     """Interpolate logits linearly onto `shape_to` and take the largest class.
 
     Args:
-        logits_kzyx: (K, Z, Y, X) float32. Both grids cover the same box in space, as in
-            `stunet.transforms.resample`.
+        planes_kab: (K, A, B) float32 each, along axis `order[0]`; A and B are the other two.
+        order: The axes (0 z, 1 y, 2 x): along the planes, A, B.
+        shape_from: The grid of the logits, z y x.
         shape_to: Shape of the result, z y x.
+        region: The part of `shape_from` that the planes cover; all of it without.
 
     Returns:
         `shape_to` class indices, uint8 up to 256 classes, else uint16. Equal logits give the
-        smaller index.
+        smaller index. What lies outside of `region` is 0.
 
     Source:
         nnU-Net's export: logits of each class resampled with order 1, then arg-max.
     """
-    classes, depth = logits_kzyx.shape[:2]
-    labels = np.empty(shape_to, np.uint8 if classes <= 256 else np.uint16)
-    in_plane = tuple(shape_to[1:])
-    positions = source_positions(depth, shape_to[0]).clip(0, depth - 1)
-    for z, position in enumerate(positions):
-        below = int(position)
-        above = min(below + 1, depth - 1)
-        slice_kyx = torch.lerp(
-            logits_kzyx[:, below], logits_kzyx[:, above], float(position - below)
-        )
-        if slice_kyx.shape[1:] != in_plane:
-            slice_kyx = interpolate(
-                slice_kyx[None], in_plane, mode="bilinear", align_corners=False
-            )[0]
-        labels[z] = slice_kyx.argmax(dim=0).cpu().numpy()
+    whole = tuple(slice(0, length) for length in shape_from)
+    parts, lines = zip(
+        *(
+            _inside(interpolation_line(shape_from[axis], shape_to[axis]), (region or whole)[axis])
+            for axis in order
+        ),
+        strict=True,
+    )
+    along, rows, columns = lines
+    labels: np.ndarray | None = None
+    below: Plane | None = None
+    for index, logits_kab in enumerate(planes_kab):
+        above = Plane(logits_kab)
+        if labels is None:
+            labels = np.zeros(shape_to, label_dtype(len(logits_kab) - 1))
+        for lower, first in ((index - 1, below), (index, above)):
+            here = np.flatnonzero((along.upper == index) & (along.lower == lower))
+            if len(here) and first is not None:
+                found = labels_between(first, above, along.weight[here], rows, columns)
+                place = slice(parts[0].start + here[0], parts[0].start + here[-1] + 1)
+                labels.transpose(order)[place, parts[1], parts[2]] = found
+        below = above
+    assert labels is not None, "every volume has a plane"
     return labels
+
+
+def _inside(line: Line, part: slice) -> tuple[slice, Line]:
+    """The points of a line that need nothing outside of a part of the source, counted from it."""
+    inside = np.flatnonzero((line.lower >= part.start) & (line.upper < part.stop))
+    points = slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+    cut = Line(*(values[points] for values in line))
+    return points, cut._replace(lower=cut.lower - part.start, upper=cut.upper - part.start)

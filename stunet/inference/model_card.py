@@ -27,7 +27,7 @@ class DataSource:
         name: As its store calls it.
         licence: As the data set declares it, or "unknown".
         cases: Cases trained on.
-        sha256: Of the store's manifest, which holds the hashes of the source files.
+        sha256: Of what its store says of all cases, the hashes of their source files included.
     """
 
     name: str

@@ -1,22 +1,88 @@
-"""Dense logits of a volume from overlapping windows: tensors in, tensors out.
+"""Where the windows of a volume lie, in which order they are visited, and what each voxel weighs.
 
-Not for geometry, files or labels: resampling and normalisation come before, export comes after
-(`stunet.inference.predictor`). The whole (K, Z, Y, X) sum is held in memory.
+Pure geometry. Running a network over the windows is the business of `sweep`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import combinations, product
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from stunet.errors import ConfigError
 from stunet.types import Size3
 
 Starts3 = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # per axis: z, y, x
+Box = tuple[slice, slice, slice]  # z, y, x
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """How the sliding window moves.
+
+    Attributes:
+        step: Largest distance between neighbouring windows as a fraction of the patch.
+        batch: Windows per forward pass; more is faster on a GPU and changes only rounding.
+        mirror_axes: Axes (0 z, 1 y, 2 x) over whose flips logits are averaged. None by default:
+            2^n times the work, and wrong for weights trained without mirroring (left and right).
+    """
+
+    step: float = 0.5
+    batch: int = 1
+    mirror_axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of one volume.
+
+    They are visited plane by plane along the axis across which the sum of overlapping windows, as
+    deep as one window, is smallest; the other axes follow in z, y, x order.
+
+    Attributes:
+        shape: The volume in voxels, after `pad_to_patch`.
+        patch_size: One window.
+        starts: Where windows begin along z, y and x.
+    """
+
+    shape: Size3
+    patch_size: Size3
+    starts: Starts3
+
+    @property
+    def order(self) -> Size3:
+        """The axes as windows are visited: the one swept along comes first."""
+        share = [p / s for p, s in zip(self.patch_size, self.shape, strict=True)]
+        axis = share.index(min(share))
+        first, second = (other for other in range(3) if other != axis)
+        return axis, first, second
+
+    def boxes(self) -> Iterator[Box]:
+        """All windows in the order of visit."""
+        order = self.order
+        for start in product(*(self.starts[axis] for axis in order)):
+            z, y, x = (start[order.index(axis)] for axis in range(3))
+            depth, height, width = self.patch_size
+            yield slice(z, z + depth), slice(y, y + height), slice(x, x + width)
+
+    def weight_lines(self) -> tuple[Tensor, Tensor, Tensor]:
+        """float64 lines along z, y, x whose outer product is the sum of all windows' weights.
+
+        Windows form a grid and a window's weights factor, so their sum does too.
+        """
+        z, y, x = map(_weight_line, self.shape, self.patch_size, self.starts)
+        return z, y, x
+
+
+def plan_windows(padded_czyx: Tensor, patch_size: Size3, step: float) -> Windows:
+    """Return the windows that cover a volume; see `window_starts`."""
+    _, z, y, x = padded_czyx.shape
+    return Windows((z, y, x), patch_size, window_starts((z, y, x), patch_size, step))
 
 
 def window_starts(shape: Size3, patch_size: Size3, step: float = 0.5) -> Starts3:
@@ -74,84 +140,19 @@ def _axis_weights(n: int, sigma_scale: float = 1 / 8) -> Tensor:
     return torch.exp(-0.5 * (distance / (n * sigma_scale)) ** 2)
 
 
-@torch.no_grad()
-def sliding_window_logits(
-    model: Callable[[Tensor], Tensor],
-    image_czyx: Tensor,
-    patch_size: Size3,
-    step: float = 0.5,
-    batch: int = 1,
-    mirror_axes: Sequence[int] = (),
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Return the Gaussian-weighted mean of the logits of overlapping windows.
-
-    Args:
-        model: Maps (B, C, z, y, x) to logits (B, K, z, y, x); in evaluation mode, on `device`.
-        image_czyx: Network input, already normalised. Where it is smaller than the patch it is
-            surrounded by zeros, evenly on both sides, and the result is cropped back.
-        patch_size: Window in voxels, z y x.
-        step: Largest distance between neighbouring windows as a fraction of the patch.
-        batch: Windows per forward pass.
-        mirror_axes: Spatial axes (0 z, 1 y, 2 x) over whose flips the logits are averaged too.
-        device: Where the model lives. The sum is kept on the device of the image.
-
-    Returns:
-        float32 (K, Z, Y, X) logits on the device of the image.
-    """
-    padded, inner = _pad_to_patch(image_czyx, patch_size)
-    z, y, x = padded.shape[1:]
-    starts = window_starts((z, y, x), patch_size, step)
-    boxes = [
-        tuple(slice(a, a + n) for a, n in zip(start, patch_size, strict=True))
-        for start in product(*starts)
-    ]
-    weight = gaussian(patch_size).to(device)
-    total: Tensor | None = None
-    for first in range(0, len(boxes), batch):
-        group = boxes[first : first + batch]
-        windows = torch.stack([padded[(slice(None), *box)] for box in group]).to(device)
-        logits_bkdhw = _mirrored(model, windows, mirror_axes).mul_(weight)
-        if total is None:
-            total = padded.new_zeros((logits_bkdhw.shape[1], z, y, x), dtype=torch.float32)
-        for box, logits in zip(group, logits_bkdhw, strict=True):
-            total[(slice(None), *box)] += logits.to(total.device)
-    assert total is not None
-    total /= _weight_sum((z, y, x), patch_size, starts).to(total.device)
-    return total[(slice(None), *inner)].contiguous()
+def _weight_line(length: int, patch: int, firsts: tuple[int, ...]) -> Tensor:
+    line = torch.zeros(length, dtype=torch.float64)
+    for first in firsts:
+        line[first : first + patch] += _axis_weights(patch)
+    return line
 
 
-def _mirrored(
-    model: Callable[[Tensor], Tensor], windows_bcdhw: Tensor, mirror_axes: Sequence[int]
-) -> Tensor:
-    """Mean float32 logits over all flips of the given axes, each flipped back."""
-    subsets = [c for n in range(len(mirror_axes) + 1) for c in combinations(mirror_axes, n)]
-    total = torch.zeros(())
-    for subset in subsets:
-        dims = [axis + 2 for axis in subset]
-        logits = model(windows_bcdhw.flip(dims)).float().flip(dims)
-        total = total.to(logits.device) + logits
-    return total.div_(len(subsets))
-
-
-def _weight_sum(shape: Size3, patch_size: Size3, starts: Starts3) -> Tensor:
-    """Sum of all windows' weights; windows form a grid and weights factor, so axis by axis."""
-    axes = []
-    for length, patch, firsts in zip(shape, patch_size, starts, strict=True):
-        line = torch.zeros(length, dtype=torch.float64)
-        for first in firsts:
-            line[first : first + patch] += _axis_weights(patch)
-        axes.append(line)
-    z, y, x = axes
-    return (z[:, None, None] * y[:, None] * x).float()
-
-
-def _pad_to_patch(image_czyx: Tensor, patch_size: Size3) -> tuple[Tensor, list[slice]]:
-    """Surround the image with zeros up to the patch; also return where it then lies (z, y, x)."""
+def pad_to_patch(image_czyx: Tensor, patch_size: Size3) -> tuple[Tensor, Box]:
+    """Surround the image with zeros up to the patch; also return where it then lies."""
     shape = image_czyx.shape[1:]
     missing = [max(0, p - s) for s, p in zip(shape, patch_size, strict=True)]
-    inner = [slice(m // 2, m // 2 + s) for m, s in zip(missing, shape, strict=True)]
+    z, y, x = (slice(m // 2, m // 2 + s) for m, s in zip(missing, shape, strict=True))
     if not any(missing):
-        return image_czyx, inner
+        return image_czyx, (z, y, x)
     amounts = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]
-    return torch.nn.functional.pad(image_czyx, amounts), inner
+    return pad(image_czyx, amounts), (z, y, x)

@@ -6,6 +6,7 @@ those of the released checkpoints. Single-device: no file, no process group, no 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -66,6 +67,27 @@ class STUNet(nn.Module):
         Raises:
             ConfigError: The image does not fit the channels or the strides.
         """
+        if not self.training:
+            return self.head(self.features(image_bcdhw))
+        stages = zip(self.seg_outputs, self._decode(image_bcdhw), strict=True)
+        return [head(x) for head, x in stages][::-1]
+
+    def features(self, image_bcdhw: Tensor) -> Tensor:
+        """(B, channels[0], D, H, W): what `head` turns into the logits at full resolution."""
+        x = image_bcdhw
+        for x in self._decode(image_bcdhw):  # noqa: B007 - the last one is wanted
+            pass
+        return x
+
+    @property
+    def head(self) -> nn.Conv3d:
+        """The pointwise last layer at full resolution."""
+        finest = self.seg_outputs[-1]
+        assert isinstance(finest, nn.Conv3d)
+        return finest
+
+    def _decode(self, image_bcdhw: Tensor) -> Iterator[Tensor]:
+        """The features of the five decoder stages, coarsest first."""
         self._check(image_bcdhw)
         skips = []
         x = image_bcdhw
@@ -73,15 +95,11 @@ class STUNet(nn.Module):
             x = stage(x)
             skips.append(x)
         skips.pop()
-
-        logits = []
-        for upsample, stage, head in zip(
-            self.upsample_layers, self.conv_blocks_localization, self.seg_outputs, strict=True
+        for upsample, stage in zip(
+            self.upsample_layers, self.conv_blocks_localization, strict=True
         ):
             x = stage(torch.cat((upsample(x), skips.pop()), dim=1))
-            if self.training:
-                logits.append(head(x))
-        return logits[::-1] if self.training else self.seg_outputs[-1](x)
+            yield x
 
     def _check(self, image_bcdhw: Tensor) -> None:
         _, c, d, h, w = image_bcdhw.shape

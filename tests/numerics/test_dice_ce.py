@@ -11,7 +11,12 @@ from stunet.losses.dice_ce import dice_ce
 
 
 def reference(
-    logits: Tensor, label: Tensor, ignore_label: int | None = None, batch_dice: bool = False
+    logits: Tensor,
+    label: Tensor,
+    annotated: Tensor | None = None,
+    *,
+    ignore_label: int | None = None,
+    batch_dice: bool = False,
 ) -> Tensor:
     """Written out over a one-hot target, left to autograd."""
     batch, classes = logits.shape[:2]
@@ -20,19 +25,27 @@ def reference(
         counted = label != ignore_label
     p = logits.exp() / logits.exp().sum(1, keepdim=True)
     one_hot = torch.stack([label == k for k in range(classes)], 1).to(logits.dtype)
+    if annotated is None:
+        annotated = torch.ones(batch, classes, dtype=torch.bool)
+    known = annotated.to(logits.dtype)[:, :, None, None, None]
+    in_background = ((1 - known) * p).sum(1, keepdim=True)
+    likelihood = torch.cat([p[:, :1] + in_background, (known * p)[:, 1:]], 1)
+    # No logarithm of 0, whose slope is NaN even where it is not looked at.
+    likelihood = torch.where(one_hot > 0, likelihood, 1)
 
     cross_entropy = torch.zeros((), dtype=logits.dtype)
     if counted.any():
-        cross_entropy = -(p.log() * one_hot).sum(1)[counted].mean()
+        cross_entropy = -likelihood.log().sum(1)[counted].mean()
 
     groups = [list(range(batch))] if batch_dice else [[b] for b in range(batch)]
     dices = []
     for group in groups:
-        p_kn = torch.cat([p[b][:, counted[b]] for b in group], 1)
+        p_kn = torch.cat([(known * p)[b][:, counted[b]] for b in group], 1)
         y_kn = torch.cat([one_hot[b][:, counted[b]] for b in group], 1)
         overlap, total = (p_kn * y_kn).sum(1), p_kn.sum(1) + y_kn.sum(1)
-        dices.append(((2 * overlap + 1e-5) / (total + 1e-5))[1:])
-    return cross_entropy + 1 - torch.stack(dices).mean()
+        y_and_p = (2 * overlap + 1e-5) / (total + 1e-5)
+        dices += [y_and_p[k] for k in range(1, classes) if annotated[group, k].any()]
+    return cross_entropy + (1 - torch.stack(dices).mean() if dices else 0)
 
 
 def random_label(shape: tuple[int, ...], classes: int) -> Tensor:
@@ -44,9 +57,11 @@ def random_logits(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype) * 2
 
 
-def value_and_gradient(loss: Callable[..., Tensor], logits: Tensor, *args: object) -> list[Tensor]:
+def value_and_gradient(
+    loss: Callable[..., Tensor], logits: Tensor, *args: object, **options: object
+) -> list[Tensor]:
     logits = logits.clone().requires_grad_()
-    value = loss(logits, *args) * 1.7  # an upstream gradient that is not 1
+    value = loss(logits, *args, **options) * 1.7  # an upstream gradient that is not 1
     value.backward()
     assert logits.grad is not None
     return [value.detach(), logits.grad]
@@ -81,10 +96,64 @@ def test_equals_the_one_hot_loss(case: str, batch_dice: bool) -> None:
     change, ignore_label = LABELS[case]
     label = change(random_label((2, 5, 6, 7), 5))
     logits = random_logits(2, 5, 5, 6, 7)
-    args = (label, ignore_label, batch_dice)
-    ours, theirs = (value_and_gradient(f, logits, *args) for f in (dice_ce, reference))
+    options = {"ignore_label": ignore_label, "batch_dice": batch_dice}
+    ours, theirs = (value_and_gradient(f, logits, label, **options) for f in (dice_ce, reference))
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-9, atol=1e-14)
+
+
+# Classes that are not annotated in each of two samples; their voxels then have label 0.
+MISSING = {
+    "one class of one sample": ((3,), ()),
+    "other classes in each": ((1, 4), (2,)),
+    "the same class in both": ((2,), (2,)),
+    "no structure in one sample": ((1, 2, 3, 4), ()),
+    "no structure at all": ((1, 2, 3, 4), (1, 2, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("ignore_label", [None, 255])
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("case", MISSING)
+def test_partly_annotated_samples_equal_the_one_hot_loss(
+    case: str, batch_dice: bool, ignore_label: int | None
+) -> None:
+    label = random_label((2, 5, 6, 7), 5)
+    annotated = torch.ones(2, 5, dtype=torch.bool)
+    for sample, missing in enumerate(MISSING[case]):
+        for value in missing:
+            annotated[sample, value] = False
+            label[sample][label[sample] == value] = 0
+    if ignore_label is not None:
+        label[:, :2] = ignore_label
+    logits = random_logits(2, 5, 5, 6, 7)
+    options = {"ignore_label": ignore_label, "batch_dice": batch_dice}
+    ours, theirs = (
+        value_and_gradient(f, logits, label, annotated, **options) for f in (dice_ce, reference)
+    )
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-9, atol=1e-14)
+
+
+def test_an_unannotated_class_may_be_found_in_the_background_at_no_cost() -> None:
+    label = torch.zeros(1, 4, 4, 4, dtype=torch.int16)
+    annotated = torch.tensor([[True, True, False]])
+    logits = torch.tensor([-20.0, -20.0, 20.0])[None, :, None, None, None].expand(1, 3, 4, 4, 4)
+    value, gradient = value_and_gradient(dice_ce, logits, label, annotated)
+    assert value.item() < 1e-6 and gradient.abs().max() < 1e-6
+    punished, _ = value_and_gradient(dice_ce, logits, label)
+    assert punished.item() > 40
+
+
+def test_no_background_probability_left_is_still_finite() -> None:
+    label = torch.zeros(1, 2, 2, 2, dtype=torch.int16)
+    annotated = torch.tensor([[True, True, False]])
+    logits = torch.tensor([-400.0, 400.0, -401.0])[None, :, None, None, None].expand(1, 3, 2, 2, 2)
+    value, gradient = value_and_gradient(dice_ce, logits.float(), label, annotated)
+    likelier = math.log(1 + math.exp(-1))
+    assert value.item() == pytest.approx(1.7 * (800 - likelier + 1), rel=1e-6)
+    split = torch.tensor([1, math.exp(-1)]) / (1 + math.exp(-1))
+    torch.testing.assert_close(gradient[0, [0, 2], 0, 0, 0], -1.7 / 8 * split)
 
 
 def test_several_slabs_and_many_classes() -> None:

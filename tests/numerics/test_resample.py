@@ -1,11 +1,14 @@
 """Resampling against scipy's three-dimensional splines and a per-label reference."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from stunet.io import spill
 from stunet.transforms.resample import (
     resample_image,
     resampled_affine,
@@ -13,7 +16,7 @@ from stunet.transforms.resample import (
     target_shape,
 )
 from stunet.transforms.resample_label import resample_label
-from stunet.types import Size3
+from stunet.types import Size3, Spacing
 
 CUBE = (1.0, 1.0, 1.0)
 edges = st.integers(1, 14)
@@ -206,3 +209,50 @@ def test_same_shape_is_a_copy() -> None:
     ):
         np.testing.assert_array_equal(result, source)
         assert not np.shares_memory(result, source)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_label_across_thick_slices_is_that_of_the_nearest_slice(axis: int) -> None:
+    """nnU-Net's way: every slice resized per label, then slices taken by order 0."""
+    shape_from, shape_to = [34, 38, 30], [51, 29, 47]
+    shape_from[axis], shape_to[axis] = 7, 18
+    label = label_blobs((shape_from[0], shape_from[1], shape_from[2]), 9, seed=axis)
+    in_plane = tuple(edge for a, edge in enumerate(shape_to) if a != axis)
+    slices = [
+        np.stack([zoom(plane == value, in_plane, order=1) for value in range(9)])
+        for plane in np.moveaxis(label, axis, 0)
+    ]
+    scores = np.stack(slices, axis=axis + 1)
+    coordinates = np.arange(shape_to[axis])
+    across = shape_from[axis] / shape_to[axis] * (coordinates + 0.5) - 0.5
+    nearest = ndimage.map_coordinates(
+        np.arange(shape_from[axis], dtype=float), across[None], order=0, mode="nearest"
+    )
+    scores = scores.take(nearest.astype(int), axis=axis + 1)
+    result = resample_label(label, (shape_to[0], shape_to[1], shape_to[2]), nearest_axis=axis)
+    majority = scores.max(axis=0) > 0.5 + 1e-6
+    assert majority.mean() > 0.9
+    np.testing.assert_array_equal(result[majority], scores.argmax(axis=0)[majority])
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.9, 0.7, 0.8), (4.0, 1.0, 1.0), (1.0, 1.0, 4.0)])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_planes_at_a_time_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spacing_mm: Spacing, dtype: type
+) -> None:
+    image = noise((2, 61, 30, 40), 8).astype(dtype)
+    label = label_blobs((61, 30, 40), 9, seed=8)
+    shape_to = target_shape((61, 30, 40), spacing_mm, CUBE)
+    nearest_axis = slice_axis(spacing_mm, CUBE)
+    at_once = resample_image(image, spacing_mm, CUBE, shape_to)
+    voted = resample_label(label, shape_to, nearest_axis)
+    monkeypatch.setattr(spill, "IN_MEMORY_BYTES", 1000)
+    for voxels in (1, 9000):
+        monkeypatch.setattr(spill, "SLAB_VOXELS", voxels)
+        by_planes = resample_image(image, spacing_mm, CUBE, shape_to, spill.Spill(tmp_path))
+        assert isinstance(by_planes, np.memmap)
+        assert by_planes.tobytes() == at_once.tobytes()
+        spilled = resample_label(label, shape_to, nearest_axis, spill.Spill(tmp_path))
+        assert isinstance(spilled, np.memmap)
+        assert spilled.tobytes() == voted.tobytes()
+    assert list(tmp_path.iterdir()) == []

@@ -7,13 +7,30 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from stunet.inference.sliding_window import gaussian, sliding_window_logits, window_starts
+from stunet.inference.sliding_window import (
+    WindowOptions,
+    gaussian,
+    pad_to_patch,
+    plan_windows,
+    window_starts,
+)
+from stunet.inference.sweep import Network, sweep_planes
 
 PATCH = (8, 6, 10)
 
 
 def random_image(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def swept_logits(body, image, patch, step=0.5, batch=1, mirror_axes=()) -> torch.Tensor:
+    """The planes of a sweep put together to (K, Z, Y, X)."""
+    padded, inner = pad_to_patch(image, patch)
+    windows = plan_windows(padded, patch, step)
+    options = WindowOptions(step, batch, mirror_axes)
+    planes = list(sweep_planes(Network(body), padded, windows, inner, options))
+    stacked = torch.stack(planes, dim=1)
+    return stacked.permute(0, *(1 + windows.order.index(axis) for axis in range(3)))
 
 
 def pointwise(x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +92,7 @@ def test_every_voxel_of_a_large_window_has_weight():
 @pytest.mark.parametrize("step", [0.25, 0.5, 1.0])
 def test_a_pointwise_model_is_reproduced(shape, step):
     image = random_image((2, *shape))
-    logits = sliding_window_logits(pointwise, image, PATCH, step)
+    logits = swept_logits(pointwise, image, PATCH, step)
     torch.testing.assert_close(logits, pointwise(image[None])[0], rtol=1e-6, atol=1e-6)
 
 
@@ -83,7 +100,7 @@ def test_a_constant_model_stays_constant():
     def model(x: torch.Tensor) -> torch.Tensor:
         return torch.full((x.shape[0], 4, *x.shape[2:]), 2.5)
 
-    logits = sliding_window_logits(model, random_image((1, 19, 13, 22)), PATCH)
+    logits = swept_logits(model, random_image((1, 19, 13, 22)), PATCH)
     torch.testing.assert_close(logits, torch.full((4, 19, 13, 22), 2.5), rtol=1e-6, atol=0)
 
 
@@ -97,7 +114,7 @@ def test_equals_the_slow_loop(step, mirror_axes):
         for subset in itertools.combinations(mirror_axes, n)
     ]
     expected = loop_reference(Conv3(), image, PATCH, step, flips)
-    got = sliding_window_logits(Conv3(), image, PATCH, step, batch=3, mirror_axes=mirror_axes)
+    got = swept_logits(Conv3(), image, PATCH, step, batch=3, mirror_axes=mirror_axes)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -105,8 +122,8 @@ def test_small_volume_sees_zeros_on_both_sides():
     image = random_image((2, 5, 9, 3))
     surrounded = torch.zeros((2, 8, 9, 10))
     surrounded[:, 1:6, :, 3:6] = image
-    expected = sliding_window_logits(Conv3(), surrounded, PATCH)[:, 1:6, :, 3:6]
-    got = sliding_window_logits(Conv3(), image, PATCH)
+    expected = swept_logits(Conv3(), surrounded, PATCH)[:, 1:6, :, 3:6]
+    got = swept_logits(Conv3(), image, PATCH)
     assert got.shape == (3, 5, 9, 3)
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 

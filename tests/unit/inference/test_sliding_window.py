@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stunet.errors import ConfigError
-from stunet.inference.sliding_window import sliding_window_logits, window_starts
+from stunet.inference.sliding_window import gaussian, plan_windows, window_starts
 
 sizes = st.tuples(*[st.integers(1, 40)] * 3)
 
@@ -24,27 +26,22 @@ def test_step_outside_its_range_is_refused(step):
         window_starts((8, 8, 8), (4, 4, 4), step)
 
 
-def test_no_gradient_is_kept_and_two_runs_agree_to_the_bit():
-    model = torch.nn.Conv3d(1, 2, 3, padding=1)
-    image = torch.randn((1, 9, 8, 11), generator=torch.Generator().manual_seed(0))
-    first = sliding_window_logits(model, image, (4, 4, 4), batch=2)
-    assert not first.requires_grad
-    assert torch.equal(first, sliding_window_logits(model, image, (4, 4, 4), batch=2))
+@given(shape=st.tuples(*[st.integers(4, 30)] * 3), patch=st.tuples(*[st.integers(1, 4)] * 3))
+def test_windows_come_plane_by_plane_along_the_axis_of_the_smallest_slab(shape, patch):
+    windows = plan_windows(torch.zeros((1, *shape)), patch, 0.5)
+    axis = windows.order[0]
+    slabs = [patch[a] * math.prod(shape) / shape[a] for a in range(3)]
+    assert slabs[axis] == min(slabs)
+    boxes = list(windows.boxes())
+    assert len(set(map(str, boxes))) == len(boxes) == math.prod(map(len, windows.starts))
+    firsts = [box[axis].start for box in boxes]
+    assert firsts == sorted(firsts)
 
 
-def test_half_precision_logits_are_summed_in_single():
-    image = torch.randn((1, 6, 6, 6), generator=torch.Generator().manual_seed(0))
-    logits = sliding_window_logits(lambda x: x.bfloat16(), image, (4, 4, 4))
-    assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, image.bfloat16().float(), rtol=1e-6, atol=1e-6)
-
-
-def test_the_model_never_sees_more_than_a_batch_of_windows():
-    seen = []
-
-    def model(x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.shape[0])
-        return x
-
-    sliding_window_logits(model, torch.zeros((1, 8, 4, 12)), (4, 4, 4), batch=4)
-    assert seen == [4, 4, 4, 3]
+def test_the_weight_lines_are_the_sum_of_all_windows():
+    windows = plan_windows(torch.zeros((1, 9, 5, 14)), (4, 5, 6), 0.4)
+    total = torch.zeros((9, 5, 14), dtype=torch.float64)
+    for box in windows.boxes():
+        total[box] += gaussian((4, 5, 6)).double()
+    z, y, x = windows.weight_lines()
+    torch.testing.assert_close(z[:, None, None] * y[:, None] * x, total, rtol=1e-6, atol=0)
