@@ -53,7 +53,7 @@ def draw_prediction(
     shown = {name: v for name, v in labels.items() if v in present and v != 0}
     palette = colours(list(shown.values()))
     centre = structure_centre(truth_zyx if truth_zyx.any() else prediction_zyx)
-    box = _box_around((truth_zyx != 0) | (prediction_zyx != 0), image.spacing_mm)
+    box = box_around((truth_zyx != 0) | (prediction_zyx != 0), image.spacing_mm)
     centre = [c - b.start for c, b in zip(centre, box, strict=True)]
     low, high, _ = choose_window(image.array[0])
     grey = image.array[0][box]
@@ -71,10 +71,10 @@ def draw_prediction(
             if labelled is not None:
                 _draw_labels(axes, labelled, palette, extent)
         for value in palette:
-            _draw_contour(axes_row[2], cut_truth == value, "white", extent, width=0.6)
+            draw_contour(axes_row[2], cut_truth == value, "white", extent, width=0.6)
         for axes in axes_row:  # contours reach half a voxel further
             axes.set(xlim=(0, width_mm), ylim=(height_mm, 0))
-        _mark_sides(axes_row[0], plane)
+        mark_sides(axes_row[0], plane)
     for axes, heading in zip(rows[0], ("image", "truth", "prediction"), strict=True):
         axes.set_title(heading, color=INK, fontsize=11, pad=8)
     figure.suptitle(title, color=INK, fontsize=13)
@@ -99,7 +99,7 @@ def structure_centre(label_zyx: np.ndarray) -> list[int]:
     return [int(s.argmax()) if s.any() else len(s) // 2 for s in score]
 
 
-def _box_around(mask_zyx: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice, slice]:
+def box_around(mask_zyx: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice, slice]:
     """Bounding box of the mask with the margin, inside the volume; all of it without a mask."""
     slices = []
     for axis, (length, spacing) in enumerate(zip(mask_zyx.shape, spacing_mm, strict=True)):
@@ -146,10 +146,10 @@ def _draw_labels(
         rgba[cut == value] = (*colour, 0.35)
     axes.imshow(rgba, extent=extent, interpolation="nearest")
     for value, colour in palette.items():
-        _draw_contour(axes, cut == value, colour, extent, width=1.2)
+        draw_contour(axes, cut == value, colour, extent, width=1.2)
 
 
-def _draw_contour(
+def draw_contour(
     axes: Axes,
     mask: np.ndarray,
     colour: str | Colour,
@@ -166,7 +166,8 @@ def _draw_contour(
     axes.contour(x, y, np.pad(mask.astype(float), 1), [0.5], colors=[colour], linewidths=width)
 
 
-def _mark_sides(axes: Axes, plane: Plane) -> None:
+def mark_sides(axes: Axes, plane: Plane) -> None:
+    """Write what lies at the four sides of a plane: R, L, A, P, S or I."""
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
     aligned = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
     for side, (x, y), (ha, va) in zip(plane.letters, places, aligned, strict=True):

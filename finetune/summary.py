@@ -1,10 +1,8 @@
-"""Scores of a data set and the two files that tell them: `cases.csv` and `summary.json`.
+"""The two files that tell scores: `summary.json` per data set and `cases.csv` for a whole run.
 
-`summary.json` has the shape of nnU-Net's, so that what reads those reads ours, and one more key,
-`stunet`: names, both Dice conventions, what was not scored and why, and what was evaluated. Dice
-follows nnU-Net: NaN where a class is in neither map, 0 where it is predicted but not in the
-reference. The second convention, `Dice_where_present`, leaves the latter out: a data set that
-annotates a structure in some cases only would punish correct predictions otherwise.
+`summary.json` has the shape of nnU-Net's, so that what reads those reads ours, with NSD and HD95
+beside nnU-Net's metrics and one more key, `stunet`: names, intervals, both Dice conventions, what
+was not scored and why, and what was evaluated.
 """
 
 from __future__ import annotations
@@ -12,92 +10,32 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.matching import Matching
+from finetune.scores import CaseScore, DatasetScore, Means
 from stunet import __version__
 from stunet.bundle import Bundle
 from stunet.io.atomic import atomic_write_text
-from stunet.metrics.dice import (
-    ClassCounts,
-    DiceSummary,
-    dice_per_class,
-    dice_where_present,
-    summarise_dice,
+
+METRICS = ("Dice", "IoU", "TP", "FP", "FN", "TN", "n_ref", "n_pred", "NSD", "HD95_mm")
+COLUMNS = (
+    *("dataset", "case", "class", "group", "dice", "nsd", "hd95_mm"),
+    *("n_ref", "n_pred", "ref_ml", "pred_ml"),
 )
-from stunet.types import RawDataset
-
-METRICS = ("Dice", "IoU", "TP", "FP", "FN", "TN", "n_ref", "n_pred")
-Convention = Callable[[ClassCounts], np.ndarray]
 
 
-@dataclass(frozen=True)
-class CaseScore:
-    """What was counted in one case.
-
-    Attributes:
-        case_id: The case.
-        reference_file: Its label file or folder.
-        prediction_file: Its prediction, under the bundle's label values.
-        counts: Entry 0 is everything else, entry i the i-th scored structure.
-    """
-
-    case_id: str
-    reference_file: str
-    prediction_file: str
-    counts: ClassCounts
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A case that could not be scored, and the one line that says why."""
-
-    case_id: str
-    message: str
-
-
-@dataclass(frozen=True)
-class DatasetScore:
-    """All results of one data set.
-
-    Attributes:
-        dataset: What was evaluated.
-        matching: Which structures were scored.
-        cases: The scored cases.
-        failures: The cases that could not be scored.
-    """
-
-    dataset: RawDataset
-    matching: Matching
-    cases: tuple[CaseScore, ...]
-    failures: tuple[Failure, ...]
-
-    def summarise(self, convention: Convention = dice_per_class) -> DiceSummary:
-        """Mean Dice over cases and over structures; entry 0 of each array is everything else."""
-        rows = [convention(case.counts) for case in self.cases]
-        return summarise_dice(np.array(rows).reshape(len(rows), len(self.matching.scored) + 1))
-
-    def dice(self) -> dict[str, float]:
-        """Mean Dice over cases of each scored structure."""
-        means = self.summarise().per_class[1:].tolist()
-        return {s.name: mean for s, mean in zip(self.matching.scored, means, strict=True)}
-
-    def foreground_mean(self) -> float:
-        """Mean of `dice` over structures: every structure weighs the same."""
-        return self.summarise().foreground_mean
-
-
-def metrics(counts: ClassCounts, entry: int) -> dict[str, float]:
-    """Return nnU-Net's metrics of one entry of the counts, under nnU-Net's names."""
+def case_metrics(case: CaseScore, entry: int) -> dict[str, float]:
+    """Return nnU-Net's metrics of the i-th scored structure, i from 1, then NSD and HD95."""
+    counts, surface = case.counts, case.surfaces[entry - 1]
     tp, fp, fn = (int(array[entry]) for array in (counts.tp, counts.fp, counts.fn))
     union = tp + fp + fn
     return {
-        "Dice": float(dice_per_class(counts)[entry]),
+        "Dice": float(case.values("Dice")[entry - 1]),
         "IoU": tp / union if union else float("nan"),
         "TP": tp,
         "FP": fp,
@@ -105,30 +43,47 @@ def metrics(counts: ClassCounts, entry: int) -> dict[str, float]:
         "TN": int(counts.n_ref.sum()) - union,
         "n_ref": tp + fn,
         "n_pred": tp + fp,
+        "NSD": float(surface.nsd),
+        "HD95_mm": float(surface.hd95_mm),
     }
 
 
-def write_cases_csv(path: Path, score: DatasetScore) -> None:
-    """Write a row per case and structure; Dice and IoU are empty where they are undefined."""
+def write_cases_csv(path: Path, scores: Iterable[DatasetScore]) -> None:
+    """Write a row per case and structure; a score is empty where it is undefined."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("case", "structure", "target_value", "bundle_value", *METRICS))
-    for case in score.cases:
-        for entry, structure in enumerate(score.matching.scored, start=1):
-            values = metrics(case.counts, entry)
-            cells = ["" if np.isnan(values[name]) else values[name] for name in METRICS]
-            table.writerow((case.case_id, *astuple(structure), *cells))
+    table.writerow(COLUMNS)
+    for score in scores:
+        for case in score.cases:
+            for entry, structure in enumerate(score.matching.scored, start=1):
+                m = case_metrics(case, entry)
+                table.writerow(
+                    (
+                        *(score.dataset.name, case.case_id, structure.name, structure.group),
+                        *("" if np.isnan(m[k]) else m[k] for k in ("Dice", "NSD", "HD95_mm")),
+                        *(m["n_ref"], m["n_pred"]),
+                        *(f"{m[k] * case.voxel_ml:.6g}" for k in ("n_ref", "n_pred")),
+                    )
+                )
     atomic_write_text(path, text.getvalue())
 
 
-def write_summary(path: Path, score: DatasetScore, bundle: Bundle) -> None:
+def write_summary(
+    path: Path, score: DatasetScore, bundle: Bundle, settings: Mapping[str, Any]
+) -> None:
     """Write `summary.json`. NaN is written as nnU-Net writes it, which strict JSON does not know.
 
-    Keys of structures are the data set's label values.
+    Keys of structures are the data set's label values, as in nnU-Net; "(1, 2)" where two are one.
+
+    Args:
+        path: The file to write.
+        score: What to tell.
+        bundle: What was evaluated.
+        settings: How it was: tolerance and seed.
     """
-    keys = [str(structure.target_value) for structure in score.matching.scored]
+    keys = [structure.key for structure in score.matching.scored]
     per_case = [
-        {key: metrics(case.counts, entry) for entry, key in enumerate(keys, start=1)}
+        {key: case_metrics(case, entry) for entry, key in enumerate(keys, start=1)}
         for case in score.cases
     ]
     mean = {key: _mean([values[key] for values in per_case]) for key in keys}
@@ -143,13 +98,13 @@ def write_summary(path: Path, score: DatasetScore, bundle: Bundle) -> None:
             }
             for case, values in zip(score.cases, per_case, strict=True)
         ],
-        "stunet": _ours(score, bundle),
+        "stunet": _ours(score, bundle, settings),
     }
     atomic_write_text(path, json.dumps(summary, indent=1) + "\n")
 
 
-def _ours(score: DatasetScore, bundle: Bundle) -> dict[str, Any]:
-    by_nnunet, where_present = score.summarise(), score.summarise(dice_where_present)
+def _ours(score: DatasetScore, bundle: Bundle, settings: Mapping[str, Any]) -> dict[str, Any]:
+    published = score.matching.crosswalk.published
     return {
         "version": __version__,
         "dataset": score.dataset.name,
@@ -157,24 +112,30 @@ def _ours(score: DatasetScore, bundle: Bundle) -> dict[str, Any]:
         "bundle": bundle.folder.name,
         "bundle_sha256": bundle.sha256,
         "trained_on": [source.name for source in bundle.provenance.data],
-        "foreground_mean": {
-            "Dice": by_nnunet.foreground_mean,
-            "Dice_where_present": where_present.foreground_mean,
-        },
+        "crosswalk": score.matching.crosswalk.title,
+        **settings,
+        "foreground_mean": _plain(score.means.overall),
+        "groups": {name: _plain(means) for name, means in score.means.groups.items()},
         "structures": {
             s.name: {
-                "target_value": s.target_value,
-                "bundle_value": s.bundle_value,
-                "Dice": float(by_nnunet.per_class[i]),
-                "Dice_where_present": float(where_present.per_class[i]),
-                "cases": int(by_nnunet.scored_cases[i]),
-                "cases_where_present": int(where_present.scored_cases[i]),
+                "group": s.group,
+                "relation": s.relation,
+                "targets": dict(zip(s.targets, s.target_values, strict=True)),
+                "sources": dict(zip(s.sources, s.bundle_values, strict=True)),
+                **_plain(score.means.structures[s.name]),
             }
-            for i, s in enumerate(score.matching.scored, start=1)
+            for s in score.matching.scored
         },
+        "published": asdict(published) if published else None,
         "not_scored": dict(score.matching.unscored),
-        "failed_cases": {failure.case_id: failure.message for failure in score.failures},
+        "failed_cases": {case.case_id: case.message for case in score.failures},
+        "skipped_cases": {case.case_id: case.message for case in score.skipped},
     }
+
+
+def _plain(means: Means) -> dict[str, dict[str, float]]:
+    """Mean, ends of the interval and number of cases per metric."""
+    return {metric: asdict(interval) for metric, interval in means.items()}
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

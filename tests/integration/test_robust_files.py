@@ -40,7 +40,7 @@ IMAGES: dict[str, Good | str] = {
     ),
     "derived_1slice_ct.nii.gz": Good((1, 1, 101, 122), "int16", (3, 3, 3), "RAS", (-1024, 1189)),
     "derived_3x3x3_ct.nii.gz": Good((1, 3, 3, 3), "int16", (3, 3, 3), "RAS", (-1024, -1022)),
-    "derived_bitflip_gz.nii.gz": r"compressed data are damaged \(CRC check failed\)",
+    "derived_bitflip_gz.nii.gz": r"compressed data are damaged \(CRC check failed",
     "derived_constant_air.nii.gz": Good(
         (1, 30, 101, 122), "int16", (3, 3, 3), "RAS", (-1024, -1024)
     ),

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.transfer import choose_cases, transfer
+from finetune.transfer import TransferOptions, choose_cases, transfer
 from stunet.bundle import DataSource, Provenance, read_bundle, write_bundle
-from stunet.errors import DataError
+from stunet.errors import ConfigError, DataError
 from stunet.inference.predictor import WindowOptions
 from stunet.models.spec import ModelConfig
 from stunet.registry import build_model
@@ -100,12 +100,12 @@ def test_scores_are_those_of_the_files_on_disk(bundle, dataset, tmp_path):
     assert summary["foreground_mean"]["Dice"] == pytest.approx(np.mean(dice))
     assert score.foreground_mean() == pytest.approx(np.mean(dice))
     assert set(summary["stunet"]["not_scored"]) == {"anterior"}
-    assert len((folder / "cases.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "out" / "cases.csv").read_text().splitlines()) == 3
 
 
 def test_the_same_call_again_predicts_nothing_and_scores_the_same(bundle, dataset, tmp_path):
     folder = tmp_path / "out" / "hippocampus"
-    transfer(bundle, [dataset], tmp_path / "out", only="val")
+    transfer(bundle, [dataset], tmp_path / "out", TransferOptions(only="val"))
     first = stamps(folder)
     assert set(first) == {"hippocampus_001.nii.gz", "hippocampus_001.json"}
     transfer(bundle, [dataset], tmp_path / "out")
@@ -120,10 +120,11 @@ def test_the_same_call_again_predicts_nothing_and_scores_the_same(bundle, datase
 @pytest.mark.parametrize("changed", ["bundle", "prediction", "window", "image"])
 def test_a_prediction_of_other_making_is_not_reused(changed, bundle, dataset, tmp_path):
     out = tmp_path / "out"
-    transfer(bundle, [dataset], out, only=[PICKED[0]])
+    first = TransferOptions(only=[PICKED[0]])
+    transfer(bundle, [dataset], out, first)
     target = out / "hippocampus" / "predictions" / f"{PICKED[0]}.nii.gz"
     os.utime(target, ns=(0, 0))
-    window = None
+    window = first.window
     if changed == "bundle":
         bundle = make_bundle(tmp_path / "other", seed=1)
     elif changed == "prediction":
@@ -133,7 +134,7 @@ def test_a_prediction_of_other_making_is_not_reused(changed, bundle, dataset, tm
     else:
         shutil.copy(dataset.cases[1].images[0], dataset.cases[0].images[0])
         shutil.copy(dataset.cases[1].label, dataset.cases[0].label)
-    transfer(bundle, [dataset], out, only=[PICKED[0]], window=window)
+    transfer(bundle, [dataset], out, replace(first, window=window))
     assert target.stat().st_mtime_ns > 10**18
 
 
@@ -142,6 +143,7 @@ def test_a_failing_case_is_reported_and_the_others_finish(bundle, dataset, tmp_p
     with pytest.raises(DataError, match=r"1 of 2 cases failed.*hippocampus_001") as caught:
         transfer(bundle, [dataset], tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert PICKED[0] in (tmp_path / "out" / "report.html").read_text()
     summary = read_summary(tmp_path / "out" / "hippocampus")
     assert set(summary["stunet"]["failed_cases"]) == {PICKED[0]}
     assert [Path(c["prediction_file"]).name for c in summary["metric_per_case"]] == [
@@ -155,9 +157,8 @@ def test_ignored_voxels_are_not_scored(bundle, dataset, tmp_path):
     marked = np.asarray(reference.dataobj).astype(np.uint8)
     marked[: marked.shape[0] // 2] = 9
     nib.save(nib.Nifti1Image(marked, reference.affine), case.label)
-    (score,) = transfer(
-        bundle, [replace(dataset, ignore_label=9)], tmp_path / "out", only=[case.case_id]
-    )
+    options = TransferOptions(only=[case.case_id])
+    (score,) = transfer(bundle, [replace(dataset, ignore_label=9)], tmp_path / "out", options)
     assert score.cases[0].counts.n_ref.sum() == (marked != 9).sum()
     assert score.cases[0].counts.n_ref[1] == (marked == 2).sum()
 
@@ -181,5 +182,62 @@ def test_the_choice_of_cases(dataset):
 
 
 def test_the_bundle_of_a_transfer_can_be_given_read(bundle, dataset, tmp_path):
-    (score,) = transfer(read_bundle(bundle), [dataset], tmp_path / "out", only="val")
+    options = TransferOptions(only="val")
+    (score,) = transfer(read_bundle(bundle), [dataset], tmp_path / "out", options)
     assert [case.case_id for case in score.cases] == [PICKED[0]]
+
+
+def test_label_maps_are_removed_once_all_is_told(bundle, dataset, tmp_path):
+    options = TransferOptions(only="val", keep_predictions=False)
+    transfer(bundle, [dataset], tmp_path / "out", options)
+    left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left == {"summary.json", "cases.csv", "report.html"}
+
+
+def test_a_case_without_reference_is_skipped_and_said(bundle, dataset, tmp_path):
+    first, second = dataset.cases
+    some = replace(dataset, cases=(first, replace(second, label=None)))
+    (score,) = transfer(bundle, [some], tmp_path / "out")
+    assert [case.case_id for case in score.cases] == [PICKED[0]]
+    summary = read_summary(tmp_path / "out" / "hippocampus")
+    assert summary["stunet"]["skipped_cases"] == {PICKED[1]: "has no reference"}
+
+
+def test_a_structure_that_a_case_does_not_annotate_is_not_scored(bundle, dataset, tmp_path):
+    case = dataset.cases[0]
+    reference = nib.load(case.label)
+    kept = np.asarray(reference.dataobj).astype(np.uint8)
+    kept[kept == 2] = 0
+    nib.save(nib.Nifti1Image(kept, reference.affine), case.label)
+    some = replace(dataset, cases=(replace(case, annotated=("anterior",)), dataset.cases[1]))
+    (score,) = transfer(bundle, [some], tmp_path / "out")
+    assert np.isnan(score.cases[0].mean_dice()) and np.isfinite(score.cases[1].mean_dice())
+
+
+def test_a_crosswalk_joins_and_renames(bundle, dataset, tmp_path):
+    """Both parts of the reference against both of ours, from a file of the user."""
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "title: Whole\nclasses:\n"
+        "  anterior: {part_of: [posterior hippocampus, amygdala]}\n"
+        "  posterior hippocampus: {part_of: [amygdala, posterior hippocampus]}\n"
+    )
+    options = TransferOptions(only="val", crosswalks=(f"hippocampus={own}",))
+    (score,) = transfer(bundle, [dataset], tmp_path / "out", options)
+    (whole,) = score.matching.scored
+    assert (whole.target_values, whole.bundle_values) == ((1, 2), (1, 3))
+    summary = read_summary(tmp_path / "out" / "hippocampus")
+    reference = np.asarray(nib.load(dataset.cases[0].label).dataobj)
+    written = np.asarray(nib.load(summary["metric_per_case"][0]["prediction_file"]).dataobj)
+    found = np.isin(written, (1, 3))
+    entry = summary["metric_per_case"][0]["metrics"]["(1, 2)"]
+    assert entry["n_ref"] == (reference > 0).sum() and entry["n_pred"] == found.sum()
+    assert entry["TP"] == (found & (reference > 0)).sum()
+
+
+def test_a_crosswalk_with_an_unknown_name_stops_before_any_work(bundle, dataset, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("title: T\nclasses: {anterior: {equal: amygdalla}}\n")
+    with pytest.raises(ConfigError, match=r"'amygdalla'.*'amygdala'"):
+        transfer(bundle, [dataset], tmp_path / "out", TransferOptions(crosswalks=(str(own),)))
+    assert not (tmp_path / "out").exists()
