@@ -6,13 +6,16 @@ follow from the strides actually used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from torch import Tensor
 
 from stunet.losses.dice_ce import dice_ce
 from stunet.types import Size3
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(logits_bkdhw, label_bdhw, annotated_bk) -> scalar."""
 
 
 def deep_supervision_weights(count: int) -> tuple[float, ...]:
@@ -57,18 +60,19 @@ def downsample_label(label_bdhw: Tensor, scale: Size3) -> Tensor:
 def deep_supervision_loss(
     logits: Sequence[Tensor],
     label_bdhw: Tensor,
+    annotated_bk: Tensor | None = None,
+    *,
     strides: Sequence[Size3],
-    ignore_label: int | None = None,
-    batch_dice: bool = False,
+    loss: Loss = dice_ce,
 ) -> Tensor:
-    """Weighted sum of `dice_ce` over the outputs of a network in training mode.
+    """Weighted sum of a loss over the outputs of a network in training mode.
 
     Args:
         logits: (B, K, d, h, w) each, full resolution first, one per stride.
         label_bdhw: Integer labels at full resolution.
+        annotated_bk: As in `dice_ce`.
         strides: The network's strides, finest first.
-        ignore_label: As in `dice_ce`.
-        batch_dice: As in `dice_ce`.
+        loss: Of one resolution.
 
     Returns:
         Scalar >= 0. Outputs of weight 0 are not looked at and get no gradient.
@@ -77,7 +81,7 @@ def deep_supervision_loss(
     assert len(logits) == len(scales), f"{len(logits)} outputs for {len(scales)} strides"
     weights = deep_supervision_weights(len(logits))
     terms = [
-        weight * dice_ce(output, downsample_label(label_bdhw, scale), ignore_label, batch_dice)
+        weight * loss(output, downsample_label(label_bdhw, scale), annotated_bk)
         for output, scale, weight in zip(logits, scales, weights, strict=True)
         if weight > 0
     ]

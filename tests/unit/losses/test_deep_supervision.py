@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -60,10 +62,12 @@ def test_loss_is_the_weighted_sum() -> None:
     logits = [torch.randn(2, 3, *shape, generator=generator) for shape in shapes]
     label = torch.randint(0, 3, (2, 4, 8, 8), generator=generator)
     label[0, 0] = 9
+    annotated = torch.tensor([[True, False, True], [True, True, True]])
     for batch_dice in (False, True):
-        fine = dice_ce(logits[0], label, 9, batch_dice)
-        half = dice_ce(logits[1], label[:, :, 1::2, 1::2], 9, batch_dice)
-        total = deep_supervision_loss(logits, label, strides, 9, batch_dice)
+        loss = partial(dice_ce, ignore_label=9, batch_dice=batch_dice)
+        fine = loss(logits[0], label, annotated)
+        half = loss(logits[1], label[:, :, 1::2, 1::2], annotated)
+        total = deep_supervision_loss(logits, label, annotated, strides=strides, loss=loss)
         torch.testing.assert_close(total, (2 * fine + half) / 3)
 
 
@@ -73,7 +77,7 @@ def test_only_the_coarsest_head_is_never_trained() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 1, 32, 16, 32, generator=generator)
     label = torch.randint(0, 3, (1, 32, 16, 32), generator=generator)
-    deep_supervision_loss(model(image), label, config.strides).backward()
+    deep_supervision_loss(model(image), label, strides=config.strides).backward()
     untrained = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert untrained == ["seg_outputs.0.weight", "seg_outputs.0.bias"]
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
@@ -89,7 +93,7 @@ def test_ten_steps_reduce_the_loss() -> None:
     image = label[:, None].float() + 0.3 * noise
     losses = []
     for _ in range(11):
-        loss = deep_supervision_loss(model(image), label, config.strides)
+        loss = deep_supervision_loss(model(image), label, strides=config.strides)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
