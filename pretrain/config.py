@@ -14,8 +14,11 @@ from stunet.data.sampler import SamplerConfig
 from stunet.engine.loop import LoopConfig
 from stunet.engine.optim import OptimConfig
 from stunet.engine.parallel import ParallelConfig
+from stunet.errors import ConfigError
 from stunet.io.manifest import DatasetInfo
+from stunet.io.remote import StoreOptions
 from stunet.models.spec import ModelConfig
+from stunet.models.speed import SpeedConfig
 from stunet.transforms.augment import AugmentConfig
 from stunet.types import Size3
 
@@ -36,11 +39,24 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class ValidationConfig:
-    """Dice on the store's held-out cases during training.
+class StoreShare:
+    """One data set of a mixture.
 
     Attributes:
-        cases: At most so many cases, in the manifest's order; None: all.
+        path: A prepared store or its tars: a folder or a URL.
+        weight: Its share in the patches, up to a factor that all have in common.
+    """
+
+    path: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Dice on the held-out cases of all stores during training.
+
+    Attributes:
+        cases: At most so many cases of each store, in the manifest's order; None: all.
         step: Distance between sliding windows as a fraction of the patch.
     """
 
@@ -53,30 +69,49 @@ class PretrainConfig:
     """A pre-training run.
 
     Attributes:
-        store: A prepared store; its `train` cases are trained on, its `val` cases validated on.
         out: The run folder. A run that is found there is continued.
+        store: A prepared store or its tars, a folder or a URL; its `train` cases are trained on,
+            its `val` cases validated on.
+        mixture: Several of them with weights, in place of `store`. Plan and normalisation are
+            those of the first.
         stage: Tells recipes of one stage from those of another.
         seed: Of initial weights and of the data stream.
         global_batch: Patches per step over all ranks; it decides the training, ranks do not.
         patch_size: Patch in voxels, z y x; None: the store's plan.
-        batch_dice: Dice over the micro-batch as one volume instead of the mean over its patches.
+        batch_dice: Dice over the micro-batches of all ranks as one volume instead of the mean over
+            patches.
     """
 
-    store: str
     out: str
+    store: str = ""
+    mixture: list[StoreShare] = field(default_factory=list)  # OmegaConf checks no tuple's items
     stage: Literal["pretrain"] = "pretrain"
     seed: int = 0
     global_batch: int = 2
     patch_size: Size3 | None = None
     batch_dice: bool = False
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    remote: StoreOptions = field(default_factory=StoreOptions)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        if bool(self.store) == bool(self.mixture):
+            raise ConfigError(
+                f"store={self.store!r}, mixture of {len(self.mixture)}: name the data by one of"
+                " them, store=PATH or mixture=[{path: PATH, weight: 1}, ...]"
+            )
+
+    @property
+    def shares(self) -> tuple[StoreShare, ...]:
+        """The data sets of the run; `store` alone is a mixture of one."""
+        return tuple(self.mixture) or (StoreShare(self.store),)
 
 
 def model_config(config: PretrainConfig, info: DatasetInfo) -> ModelConfig:
@@ -99,10 +134,13 @@ def without_logistics(config: PretrainConfig) -> PretrainConfig:
     parallel = ParallelConfig(precision=config.parallel.precision)
     return replace(
         config,
-        store="",
         out="",
+        store="",
+        mixture=[replace(share, path="") for share in config.shares],
+        remote=StoreOptions(),
+        speed=SpeedConfig(),
         loader=LoaderConfig(),
         parallel=parallel,
-        loop=LoopConfig(),
+        loop=LoopConfig(guard=config.loop.guard),
         validation=ValidationConfig(),
     )

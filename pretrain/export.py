@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from pretrain.config import PretrainConfig, model_config
 from pretrain.run_folder import CONFIG, RUN, read_json
@@ -19,16 +20,20 @@ from stunet.io.manifest import DATASET, DatasetInfo
 from stunet.types import Preprocessing
 
 
-def export_run(run: Path, out: Path, step: int | None = None) -> Path:
+def export_run(
+    run: Path, out: Path, step: int | None = None, weights: Literal["ema", "last"] | None = None
+) -> Path:
     """Write a bundle from a run folder and return its path.
 
     Args:
         run: The run folder.
         out: Bundle folder to write; must not exist.
         step: The checkpoint to take; None: the newest that is whole.
+        weights: Their moving average or the last ones; None: the average where there is one, since
+            it is what was validated.
 
     Raises:
-        CheckpointError: `run` is not a run folder, or has no such whole checkpoint.
+        CheckpointError: `run` is not a run folder, or has no such whole checkpoint or weights.
         BundleError: `out` is there already.
     """
     facts = read_json(run, RUN)
@@ -38,7 +43,7 @@ def export_run(run: Path, out: Path, step: int | None = None) -> Path:
     step_taken = int(checkpoint_files.read_state(checkpoint)["step"])
     provenance = Provenance(
         licence="other",  # the owner of data and weights decides; the card is theirs to edit
-        data=(DataSource(**facts["data"]),),
+        data=tuple(DataSource(**source) for source in facts["data"]),
         recipe=asdict(config),
         commit=facts["commit"],
         step=step_taken,
@@ -50,9 +55,11 @@ def export_run(run: Path, out: Path, step: int | None = None) -> Path:
         patch_size=config.patch_size or info.patch_size,
         channels=info.channels,
     )
-    weights = checkpoint_files.load_weights(checkpoint)
+    averaged = config.optim.ema_decay is not None if weights is None else weights == "ema"
+    name = checkpoint_files.AVERAGE if averaged else checkpoint_files.WEIGHTS
+    tensors = checkpoint_files.load_weights(checkpoint, name)
     model = model_config(config, info)
-    return write_bundle(out, model, preprocessing, info.labels, weights, provenance)
+    return write_bundle(out, model, preprocessing, info.labels, tensors, provenance)
 
 
 def _validation(run: Path, step: int, dataset: str) -> dict[str, dict[str, float | None]]:

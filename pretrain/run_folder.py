@@ -7,46 +7,69 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import shlex
+import socket
 import subprocess
+import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pretrain.config import PretrainConfig, without_logistics
+from pretrain.interruptions import history
 from stunet import __version__
 from stunet.config import differences, load_config, to_yaml
 from stunet.errors import CheckpointError
 from stunet.io.atomic import atomic_write_json, atomic_write_text
-from stunet.io.manifest import DATASET, MANIFEST
+from stunet.io.manifest import DATASET, DatasetInfo
 
 CONFIG = "config.yaml"
 RUN = "run.json"
 VERSIONED = ("torch", "deepspeed", "numpy", "zarr", "numcodecs")
 
 
-def claim(run: Path, config: PretrainConfig, store: Path) -> None:
+def claim(run: Path, config: PretrainConfig, info: DatasetInfo, content: list[str]) -> None:
     """Make `run` the folder of this configuration: a new one, or one of an equal run to continue.
+
+    Args:
+        run: The run folder.
+        config: The complete configuration.
+        info: What the data sets share.
+        content: A SHA-256 of the cases of each data set.
 
     Raises:
         CheckpointError: The folder belongs to a run that would come out differently.
     """
     run.mkdir(parents=True, exist_ok=True)
-    if (run / CONFIG).exists():
-        before = load_config(PretrainConfig, run / CONFIG)
-        changes = differences(without_logistics(before), without_logistics(config))
-        if changes:
-            raise CheckpointError(
-                f"run {run}: was started with other values ({'; '.join(changes)}); "
-                "name another out=..., or use the values it was started with"
-            )
-        if digest(run / DATASET) != digest(store / DATASET):
-            raise CheckpointError(
-                f"run {run}: was started on another data set than {store}; name another out=..."
-            )
-    shutil.copyfile(store / DATASET, run / DATASET)
+    check_same_run(run, config, info, content)
+    atomic_write_json(run / DATASET, _dataset(info, content))
     atomic_write_text(run / CONFIG, to_yaml(config))
+
+
+def check_same_run(
+    run: Path, config: PretrainConfig, info: DatasetInfo, content: list[str]
+) -> None:
+    """See whether a run that is in the folder already can be continued so; arguments as `claim`.
+
+    Raises:
+        CheckpointError: It would come out differently.
+    """
+    if not (run / CONFIG).exists():
+        return
+    before = load_config(PretrainConfig, run / CONFIG)
+    changes = differences(without_logistics(before), without_logistics(config))
+    if changes:
+        raise CheckpointError(
+            f"run {run}: was started with other values ({'; '.join(changes)}); "
+            "name another out=..., or use the values it was started with"
+        )
+    if read_json(run, DATASET) != json.loads(json.dumps(_dataset(info, content))):
+        places = ", ".join(share.path for share in config.shares)
+        raise CheckpointError(
+            f"run {run}: was started on other data than {places}; name another out=..."
+        )
 
 
 def write_status(run: Path, state: str, facts: dict[str, Any]) -> None:
@@ -61,15 +84,22 @@ def write_status(run: Path, state: str, facts: dict[str, Any]) -> None:
         "state": state,
         "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         **facts,
+        "host": socket.gethostname(),
+        "command": shlex.join(["stunet", *sys.argv[1:]]),
         "commit": source_commit(),
         "versions": {"stunet": __version__, **{name: version(name) for name in VERSIONED}},
     }
     atomic_write_json(run / RUN, record)
 
 
-def config_hash(config: PretrainConfig, store: Path) -> str:
-    """Identity of what a run computes: its configuration and the content of its store."""
-    text = to_yaml(without_logistics(config)) + digest(store / MANIFEST)
+def interruptions(run: Path, step: int) -> list[dict[str, Any]]:
+    """The run's history up to this start, which continues at `step`."""
+    return history(run, read_json(run, RUN) if (run / RUN).exists() else {}, step)
+
+
+def config_hash(config: PretrainConfig, content: list[str]) -> str:
+    """Identity of what a run computes: its configuration and the content of its data sets."""
+    text = to_yaml(without_logistics(config)) + "".join(content)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -88,6 +118,10 @@ def read_json(run: Path, name: str) -> dict[str, Any]:
     return record
 
 
+def _dataset(info: DatasetInfo, content: list[str]) -> dict[str, Any]:
+    return {**asdict(info), "content_sha256": content}
+
+
 def source_commit() -> str | None:
     """The commit of the source tree, with `+changes` if it was edited; None if installed."""
     here = Path(__file__).resolve().parent
@@ -102,8 +136,3 @@ def source_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

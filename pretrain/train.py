@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pretrain.config import PretrainConfig, model_config
-from pretrain.data import cases_of, training_batches
+from pretrain.data import TrainingData, cases_of, open_data, patch_source, training_batches
 from pretrain.evaluate import validate
 from pretrain.plots import draw_plots
-from pretrain.run_folder import claim, config_hash, digest, write_status
-from stunet.engine import checkpoint, distributed
+from pretrain.run_folder import claim, config_hash, interruptions, write_status
+from stunet.engine import checkpoint, checkpoint_files, distributed
 from stunet.engine.deepspeed_engine import TrainEngine
-from stunet.engine.loop import CHECKPOINTS, fit
+from stunet.engine.idle import freeze_idle_heads
+from stunet.engine.loop import CHECKPOINTS, Hooks, fit
 from stunet.engine.state import TrainState
-from stunet.errors import Preempted
+from stunet.errors import CheckpointError, Preempted
 from stunet.inference.model_card import DataSource
-from stunet.io.manifest import MANIFEST
-from stunet.io.store import Store, open_store
 from stunet.losses.deep_supervision import deep_supervision_loss
-from stunet.registry import build_model
-from stunet.types import Size3
+from stunet.losses.dice_ce import dice_ce
+from stunet.models.spec import ModelConfig
+from stunet.models.speed import set_speed
+from stunet.registry import build_model, model_spec
+
+log = logging.getLogger(__name__)
 
 
 def train(config: PretrainConfig) -> None:
@@ -35,13 +39,15 @@ def train(config: PretrainConfig) -> None:
     run = Path(config.out)
     distributed.start()
     try:
-        store = open_store(config.store)
-        distributed.run_on_main(lambda: _open_run(run, config, store))
-        network = model_config(config, store.info)
+        data = open_data(config)
+        distributed.run_on_main(lambda: _open_run(run, config, data))
+        network = model_config(config, data.info)
         model = build_model(network, config.seed)
+        freeze_idle_heads(model)
+        set_speed(model, config.speed)
         engine = TrainEngine.start(model, config.optim, config.parallel, config.global_batch)
-        state = checkpoint.restore(engine, run / CHECKPOINTS, _fresh_state(config, store, engine))
-        _train(config, store, network.strides, engine, state)
+        state = checkpoint.restore(engine, run / CHECKPOINTS, _fresh_state(config, data, engine))
+        _train(config, data, network, engine, state)
         engine.close()
         distributed.barrier()  # nobody leaves while another still listens
     finally:
@@ -50,70 +56,96 @@ def train(config: PretrainConfig) -> None:
 
 def _train(
     config: PretrainConfig,
-    store: Store,
-    strides: tuple[Size3, ...],
+    data: TrainingData,
+    network: ModelConfig,
     engine: TrainEngine,
     state: TrainState,
 ) -> None:
     run = Path(config.out)
     loss = partial(
         deep_supervision_loss,
-        strides=strides,
-        ignore_label=store.info.ignore_label,
-        batch_dice=config.batch_dice,
+        strides=network.strides,
+        loss=partial(
+            dice_ce,
+            ignore_label=data.info.ignore_label,
+            batch_dice=config.batch_dice,
+            sum_over_ranks=distributed.sum_over_ranks,
+        ),
     )
-    facts = _facts(store, state)
+    facts = _facts(run, data, state)
     _note(run, "running", facts)
-    outcome = "failed"
+    outcome, agreed = "failed", False
     try:
         state = fit(
             engine,
-            training_batches(store, config, state.step),
+            training_batches(data, config, state.step),
             loss,
             state,
             run,
             config.loop,
-            validate=partial(validate, engine, store, config),
+            _hooks(config, data, network, engine),
         )
         outcome = "finished"
-    except Preempted:
-        outcome = "preempted"
+    except (Preempted, CheckpointError) as error:  # on all ranks, or on none
+        outcome, agreed = "preempted" if isinstance(error, Preempted) else outcome, True
         raise
     finally:
         _note(run, outcome, facts)
+        if agreed:  # a launcher that sees one rank leave ends the others, rank 0 unheard
+            distributed.barrier()
 
 
-def _open_run(run: Path, config: PretrainConfig, store: Store) -> str:
-    claim(run, config, store.root)
+def _open_run(run: Path, config: PretrainConfig, data: TrainingData) -> str:
+    claim(run, config, data.info, data.content())
     return ""
 
 
-def _fresh_state(config: PretrainConfig, store: Store, engine: TrainEngine) -> TrainState:
+def _fresh_state(config: PretrainConfig, data: TrainingData, engine: TrainEngine) -> TrainState:
     return TrainState(
         seed=config.seed,
-        config_hash=config_hash(config, store.root),
+        config_hash=config_hash(config, data.content()),
         world=distributed.world(),
         zero_stage=engine.zero_stage,
     )
 
 
-def _facts(store: Store, state: TrainState) -> dict[str, Any]:
-    """What `run.json` tells besides the state: how the run is spread and what it is trained on."""
-    data = DataSource(
-        name=store.info.name,
-        licence=store.info.licence,
-        cases=len(cases_of(store, "train")),
-        sha256=digest(store.root / MANIFEST),
+def _hooks(
+    config: PretrainConfig, data: TrainingData, network: ModelConfig, engine: TrainEngine
+) -> Hooks:
+    patch_size = config.patch_size or data.info.patch_size
+    forward = model_spec(network.name).forward_flops(network, patch_size)
+    return Hooks(
+        validate=partial(validate, engine, data, config),
+        describe=patch_source(data, config).describe,
+        # The backward pass computes two products of the same size for each of the forward pass.
+        flops_per_patch=3 * forward if config.parallel.precision == "bf16" else None,
     )
+
+
+def _facts(run: Path, data: TrainingData, state: TrainState) -> dict[str, Any]:
+    """What `run.json` tells besides the state: how the run is spread and what it is trained on."""
+    history = interruptions(run, state.step) if distributed.is_main() else []
+    sources = [
+        DataSource(part.info.name, part.info.licence, len(cases_of(part, "train")), sha256)
+        for part, sha256 in zip(data.parts, data.content(), strict=True)
+    ]
     return {
         "world": state.world,
         "zero_stage": state.zero_stage,
         "started_at_step": state.step,
-        "data": asdict(data),
+        "restarts": len(history),
+        "history": history,
+        "data": [asdict(source) for source in sources],
     }
 
 
 def _note(run: Path, outcome: str, facts: dict[str, Any]) -> None:
-    if distributed.is_main():
-        write_status(run, outcome, facts)
+    if not distributed.is_main():
+        return
+    try:
+        saved = checkpoint_files.complete_checkpoints(run / CHECKPOINTS)
+        step = checkpoint_files.read_state(saved[0])["step"] if saved else 0
+        write_status(run, outcome, {"step": step, **facts})
         draw_plots(run)
+    except OSError as error:  # a full disk has ended the run, which is what must be told
+        log.warning("run %s: its state '%s' is not written down (%s)", run, outcome, error)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from stunet.engine import checkpoint_files as files
 from stunet.engine import distributed
@@ -26,26 +25,71 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def save(engine: TrainEngine, state: TrainState, root: Path, keep: int) -> Path:
-    """Write the checkpoint of `state.step`; all ranks call it, all return its path.
+class CheckpointWriter:
+    """Saves a run while its steps go on: rank 0 writes in a thread what it copied to host memory.
 
-    Weights and optimiser state pass through rank 0's host memory one after the other, so it needs
-    as much as the larger of the two.
+    A context manager; leaving it lets rank 0 finish what it is writing.
 
     Args:
-        engine: Holds weights and optimiser state.
-        state: Saved beside them.
         root: The `checkpoints` folder of the run.
-        keep: How many checkpoints stay, this one included.
-
-    Raises:
-        CheckpointError: On every rank, when rank 0 cannot write.
+        keep: How many checkpoints stay, the newest included.
     """
-    temporary = Path(distributed.run_on_main(lambda: str(files.begin(root, state.step))))
-    _write(temporary / files.WEIGHTS, engine.gather_weights())
-    _write(temporary / files.OPTIMIZER, engine.gather_optimizer())
-    values = state.to_json()
-    return Path(distributed.run_on_main(lambda: str(files.finish(temporary, values, keep))))
+
+    def __init__(self, root: Path, keep: int) -> None:
+        self._root = root
+        self._keep = keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(self, engine: TrainEngine, state: TrainState) -> None:
+        """Copy weights and optimiser state to the host and begin to write them.
+
+        All ranks must call it. Steps wait for the copy, and for the checkpoint before this one if
+        that is still being written: rank 0 needs host memory for one copy, never for two.
+
+        Raises:
+            CheckpointError: On every rank, when the checkpoint before could not be written.
+        """
+        self.wait()
+        tensors = {
+            files.WEIGHTS: engine.gather_weights(),
+            files.OPTIMIZER: engine.gather_optimizer(),
+        }
+        if engine.averages:
+            tensors[files.AVERAGE] = engine.gather_average()
+        if distributed.is_main():
+            self._writing = self._thread.submit(
+                files.write, self._root, state.step, tensors, state.to_json(), self._keep
+            )
+
+    @property
+    def failed(self) -> bool:
+        """Whether this rank knows of a checkpoint that could not be written; never waits."""
+        done = self._writing is not None and self._writing.done()
+        return done and self._writing.exception() is not None  # type: ignore[union-attr]
+
+    def wait(self) -> str:
+        """Wait until the last checkpoint is safely on disk and return its path.
+
+        All ranks must call it. An empty string if none was saved.
+
+        Raises:
+            CheckpointError: On every rank, when it could not be written.
+        """
+        return distributed.run_on_main(self._result)
+
+    def _result(self) -> str:
+        writing, self._writing = self._writing, None
+        return "" if writing is None else str(writing.result())
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._thread.shutdown()
+        if self.failed:  # on the way out with another error, which must not be hidden
+            assert self._writing is not None
+            log.error("%s", self._writing.exception())
 
 
 def restore(engine: TrainEngine, root: Path, fresh: TrainState) -> TrainState:
@@ -66,23 +110,15 @@ def restore(engine: TrainEngine, root: Path, fresh: TrainState) -> TrainState:
     found = distributed.run_on_main(lambda: _choose(engine, root, fresh))
     if not found:
         return fresh
-    checkpoint, values = json.loads(found)
-    state = TrainState(**values)
-    engine.load_weights(partial(files.read_tensor, Path(checkpoint) / files.WEIGHTS))
-    engine.load_optimizer(
-        partial(files.read_tensor, Path(checkpoint) / files.OPTIMIZER), state.step
-    )
+    folder, values = json.loads(found)
+    state, checkpoint = TrainState(**values), Path(folder)
+    engine.load_weights(partial(files.read_tensor, checkpoint / files.WEIGHTS))
+    engine.load_optimizer(partial(files.read_tensor, checkpoint / files.OPTIMIZER), state.step)
+    if engine.averages:
+        engine.load_average(partial(files.read_tensor, checkpoint / files.AVERAGE))
     return dataclasses.replace(
         state, config_hash=fresh.config_hash, world=fresh.world, zero_stage=fresh.zero_stage
     )
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    def write() -> str:
-        files.write_tensors(path, tensors)
-        return ""
-
-    distributed.run_on_main(write)
 
 
 def _choose(engine: TrainEngine, root: Path, fresh: TrainState) -> str:
@@ -94,6 +130,8 @@ def _choose(engine: TrainEngine, root: Path, fresh: TrainState) -> str:
         return ""
     _check_fit(checkpoint, files.WEIGHTS, engine.weight_shapes())
     _check_fit(checkpoint, files.OPTIMIZER, engine.optimizer_shapes())
+    if engine.averages:
+        _check_fit(checkpoint, files.AVERAGE, engine.weight_shapes())
     values = files.read_state(checkpoint)
     state = TrainState(**values)
     if state.seed != fresh.seed:
@@ -113,6 +151,10 @@ def _choose(engine: TrainEngine, root: Path, fresh: TrainState) -> str:
 
 
 def _check_fit(checkpoint: Path, name: str, wanted: dict[str, tuple[int, ...]]) -> None:
+    if not (checkpoint / name).exists():
+        raise CheckpointError(
+            f"checkpoint {checkpoint}: has no {name}; use the settings that it was trained with"
+        )
     found = files.tensor_shapes(checkpoint / name)
     for key in sorted(wanted.keys() | found.keys()):
         here, there = wanted.get(key, "none"), found.get(key, "none")

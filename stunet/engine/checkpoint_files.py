@@ -1,9 +1,10 @@
 """Checkpoints on disk: how they are laid out, written, checked and found again.
 
-`checkpoints/step_000100/` holds `weights.safetensors` and `optimizer.safetensors` (fp32, one tensor
-per weight, whatever engine and sharding wrote them), `state.json`, `manifest.json` (size and
-sha256 of each) and, once all of it is safely on disk, `COMPLETE`. `checkpoints/LATEST` names the
-newest for people and scripts; what is loaded is decided by the folders themselves.
+`checkpoints/step_000100/` holds `weights.safetensors`, `optimizer.safetensors` and, where weights
+are averaged, `ema.safetensors` (fp32, one tensor per weight, whatever engine and sharding wrote
+them), `state.json`, `manifest.json` (size and sha256 of each) and, once all of it is safely on
+disk, `COMPLETE`. `checkpoints/LATEST` names the newest for people and scripts; what is loaded is
+decided by the folders themselves.
 
 Knows nothing of ranks or engines: `checkpoint.py` does.
 """
@@ -14,7 +15,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from stunet.io.atomic import atomic_write_json, atomic_write_text, publish_folde
 
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+AVERAGE = "ema.safetensors"
 STATE = "state.json"
 MANIFEST = "manifest.json"
 COMPLETE = "COMPLETE"
@@ -41,45 +44,46 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:06d}"
 
 
-def begin(root: Path, step: int) -> Path:
-    """Return an empty `step_N.tmp` to write into."""
-    temporary = step_folder(root, step).with_suffix(".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write host tensors as one safetensors file.
-
-    Raises:
-        CheckpointError: The file system refuses.
-    """
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({error}); free space and run the same command again"
-        ) from error
-
-
-def finish(temporary: Path, state: Mapping[str, Any], keep: int) -> Path:
-    """Seal what was written into `temporary` and give it its name; return the new path.
+def write(
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of a step and return its path.
 
     At every moment of this function, and after a power cut at any of them, the newest complete
     checkpoint is whole. Removed at the end: all but the `keep` newest, and checkpoints of a later
     step, which belong to a future that was rolled back.
+
+    Args:
+        root: The `checkpoints` folder of the run.
+        step: Optimiser steps taken.
+        tensors: File name to named tensors in host memory.
+        state: JSON values.
+        keep: How many checkpoints stay, this one included.
+
+    Raises:
+        CheckpointError: The file system refuses, for example because it is full. What was written
+            of the checkpoint is removed again.
     """
-    root, final = temporary.parent, temporary.with_suffix("")
-    atomic_write_json(temporary / STATE, dict(state))
-    files = {name: _fingerprint(temporary / name) for name in (WEIGHTS, OPTIMIZER, STATE)}
-    atomic_write_json(temporary / MANIFEST, {"format": FORMAT_VERSION, "files": files})
-    if final.exists():  # damaged or rolled back, else the run would not be at this step again
-        _remove(final)
-    publish_folder(temporary, final)
-    atomic_write_text(final / COMPLETE, "")
-    atomic_write_text(root / LATEST, f"{final.name}\n")
-    _prune(root, final, keep)
+    final = step_folder(root, step)
+    temporary = final.with_suffix(".tmp")
+    with _nothing_left_behind(temporary, final):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, values in tensors.items():
+            save_file(dict(values), temporary / name)
+        atomic_write_json(temporary / STATE, dict(state))
+        files = {name: _fingerprint(temporary / name) for name in (*tensors, STATE)}
+        atomic_write_json(temporary / MANIFEST, {"format": FORMAT_VERSION, "files": files})
+        if final.exists():  # damaged or rolled back, else the run would not be at this step again
+            _remove(final)
+        publish_folder(temporary, final)
+        atomic_write_text(final / COMPLETE, "")
+        atomic_write_text(root / LATEST, f"{final.name}\n")
+        _prune(root, final, keep)
     return final
 
 
@@ -148,18 +152,26 @@ def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
     return None, problems
 
 
-def load_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+def load_weights(checkpoint: Path, name: str = WEIGHTS) -> dict[str, torch.Tensor]:
     """The fp32 weights and buffers of one checkpoint, verified, on the host.
 
     Needs neither the engine nor the number of ranks that wrote them.
 
+    Args:
+        checkpoint: Its folder.
+        name: `WEIGHTS`, or `AVERAGE` for their moving average.
+
     Raises:
-        CheckpointError: The checkpoint is incomplete or damaged.
+        CheckpointError: The checkpoint is incomplete or damaged, or has no average.
     """
     if not (checkpoint / COMPLETE).exists():
         raise CheckpointError(f"checkpoint {checkpoint}: no {COMPLETE} file; use an earlier one")
     verify(checkpoint)
-    return load_file(checkpoint / WEIGHTS)
+    if not (checkpoint / name).exists():
+        raise CheckpointError(
+            f"checkpoint {checkpoint}: has no {name}; it was trained without optim.ema_decay"
+        )
+    return load_file(checkpoint / name)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -177,6 +189,21 @@ def read_tensor(path: Path, name: str) -> torch.Tensor:
     """One tensor of a safetensors file."""
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(name)
+
+
+@contextmanager
+def _nothing_left_behind(temporary: Path, final: Path) -> Iterator[None]:
+    """Give back the space of a checkpoint that cannot be finished, and say so in one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not (final / COMPLETE).exists():
+            shutil.rmtree(final, ignore_errors=True)
+        raise CheckpointError(
+            f"checkpoint {final}: cannot be written ({error}); the one before it is whole: "
+            "free space and run the same command again"
+        ) from error
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

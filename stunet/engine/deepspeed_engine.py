@@ -10,7 +10,6 @@ Written against DeepSpeed 0.19.8; what it relies on beyond the public interface 
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,9 +21,11 @@ import torch.distributed as dist
 from torch import nn
 
 from stunet.engine import distributed
+from stunet.engine.ema import SharedOutWeights, decay_at, whole_shape
 from stunet.engine.optim import (
     OptimConfig,
     build_optimizer,
+    clip_gradients,
     create_state,
     learning_rate,
     set_learning_rate,
@@ -101,6 +102,7 @@ class TrainEngine:
         self.steps_done = 0
         self._moments = _Moments(wrapped, optimizer, state_keys(optim))
         self._counts_steps = optim.name == "adamw"
+        self._average = self._copy_weights() if optim.ema_decay is not None else None
 
     @classmethod
     def start(
@@ -122,8 +124,7 @@ class TrainEngine:
         _silence_known_noise()
         _skip_shared_memory_op()
         world = distributed.world()
-        stage = parallel.zero_stage
-        stage = (0 if world == 1 else 1) if stage is None else stage
+        stage = parallel.stage(world)
         for parameter in model.parameters():  # DeepSpeed flattens them: channels_last would crash
             parameter.data = parameter.data.contiguous()
         config = deepspeed_config(
@@ -159,22 +160,37 @@ class TrainEngine:
         lr = learning_rate(self._optim, self.steps_done)
         set_learning_rate(self._optimizer, lr)
         if self.zero_stage == 0:
-            grad_norm, skipped = self._clip_or_drop_gradients()
+            grad_norm = clip_gradients(self._trained.values(), self._optim.clip_norm)
+            skipped = not bool(torch.isfinite(grad_norm))
+            if skipped:
+                self._wrapped.zero_grad()  # sets them to None, which the optimiser passes over
             self._wrapped.step()
         else:
             self._wrapped.step()
             grad_norm = torch.as_tensor(self._wrapped.get_global_grad_norm()).float()
             skipped = not self._wrapped.was_step_applied()
+        if self._average is not None and not skipped:
+            assert self._optim.ema_decay is not None
+            self._average.move_towards_weights(decay_at(self._optim.ema_decay, self.steps_done))
         self.steps_done += 1
         return Update(grad_norm, skipped, lr)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode and no gradient is kept."""
+        """Inside, the model is in evaluation mode with averaged weights, if weights are averaged.
+
+        No gradient is kept. All ranks must enter it.
+        """
         self._wrapped.eval()
         try:
             with torch.no_grad():
-                yield
+                if self._average is None:
+                    yield
+                else:
+                    last = self._copy_weights()
+                    self._put_in_place(self._average)
+                    yield
+                    self._put_in_place(last)
         finally:
             self._wrapped.train()
 
@@ -185,7 +201,7 @@ class TrainEngine:
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and whole shape of every weight and saved buffer."""
-        shapes = {name: _whole_shape(p) for name, p in self.module.named_parameters()}
+        shapes = {name: whole_shape(p) for name, p in self.module.named_parameters()}
         return shapes | {name: tuple(buffer.shape) for name, buffer in self._buffers()}
 
     def gather_weights(self) -> dict[str, torch.Tensor]:
@@ -221,10 +237,33 @@ class TrainEngine:
             dist.broadcast(buffer, src=0)
         if self.zero_stage > 0:
             self._wrapped.optimizer.refresh_fp32_params()  # the optimiser's own copy
+        if self._average is not None:
+            self._average = self._copy_weights()
+
+    @property
+    def averages(self) -> bool:
+        """Whether a moving average of the weights is kept."""
+        return self._average is not None
+
+    def gather_average(self) -> dict[str, torch.Tensor]:
+        """As `gather_weights`, with the average in place of each trained weight."""
+        assert self._average is not None
+        weights = self.gather_weights()
+        for name in self._trained:
+            whole = self._average.whole(name)
+            if distributed.is_main():
+                weights[name] = whole.to("cpu", copy=True)
+        return weights
+
+    def load_average(self, read: Callable[[str], torch.Tensor]) -> None:
+        """Set the average on every rank; `read` as in `load_weights`, which comes first."""
+        assert self._average is not None
+        for name, parameter in self._trained.items():
+            self._average.set(name, self._from_main(read, name, whole_shape(parameter)))
 
     def optimizer_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and whole shape of every tensor of the optimiser state."""
-        shapes = {f"{key}/{name}": _whole_shape(p) for name, p, key in self._moments}
+        shapes = {f"{key}/{name}": whole_shape(p) for name, p, key in self._moments}
         return shapes | ({"step": ()} if self._counts_steps else {})
 
     def gather_optimizer(self) -> dict[str, torch.Tensor]:
@@ -252,10 +291,7 @@ class TrainEngine:
             steps_done: Optimiser steps taken before.
         """
         for name, parameter, key in self._moments:
-            whole = torch.empty(_whole_shape(parameter), device=self.device)
-            if distributed.is_main():
-                whole.copy_(read(f"{key}/{name}"))
-            dist.broadcast(whole, src=0)
+            whole = self._from_main(read, f"{key}/{name}", whole_shape(parameter))
             self._moments.set(parameter, key, whole)
         if self._counts_steps:
             step = read("step").clone() if distributed.is_main() else torch.zeros(())
@@ -264,17 +300,30 @@ class TrainEngine:
                 state["step"].copy_(step)
         self.steps_done = steps_done
 
-    def _clip_or_drop_gradients(self) -> tuple[torch.Tensor, bool]:
-        """What stages 1 to 3 do inside DeepSpeed; the gradients are the same on all ranks here."""
-        for parameter in self.module.parameters():  # unused in the loss: decay acts on it still
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        clip_norm = self._optim.clip_norm or math.inf
-        grad_norm = nn.utils.clip_grad_norm_(self.module.parameters(), clip_norm)
-        skipped = not bool(torch.isfinite(grad_norm))
-        if skipped:
-            self._wrapped.zero_grad()  # sets them to None, which the optimiser passes over
-        return grad_norm, skipped
+    def _from_main(
+        self, read: Callable[[str], torch.Tensor], name: str, shape: tuple[int, ...]
+    ) -> torch.Tensor:
+        """On every rank what rank 0 reads."""
+        whole = torch.empty(shape, device=self.device)
+        if distributed.is_main():
+            whole.copy_(read(name))
+        dist.broadcast(whole, src=0)
+        return whole
+
+    @property
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def _copy_weights(self) -> SharedOutWeights:
+        return SharedOutWeights(self._trained)
+
+    @torch.no_grad()
+    def _put_in_place(self, weights: SharedOutWeights) -> None:
+        """Let the model compute with other weights; the optimiser's own copy stays."""
+        for name, parameter in self._trained.items():
+            whole = weights.whole(name)
+            with self._whole([parameter], modifier_rank=0):
+                parameter.copy_(whole)
 
     def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         saved = self.module.state_dict(keep_vars=True).keys()
@@ -335,8 +384,3 @@ class _Moments:
             padded[: whole.numel()] = whole.flatten()
             mine = padded.narrow(0, share * distributed.rank(), share)
             fragments.safe_set_local_optimizer_state(parameter, mine, key)
-
-
-def _whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """The shape of a weight also while ZeRO 3 keeps it in shards."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -15,6 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from stunet.engine.signals import end_with_parent
 from stunet.errors import CheckpointError, StunetError
 
 
@@ -37,6 +38,7 @@ def start(timeout_s: float = 1800.0) -> None:
         backend = "cpu:gloo,cuda:nccl"
     timeout = timedelta(seconds=timeout_s)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        end_with_parent()
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(
@@ -67,17 +69,37 @@ def is_main() -> bool:
 
 def barrier() -> None:
     """Wait until every rank is here."""
-    any_rank(False)
+    gather_numbers([0.0])
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether at least one rank says so; the same answer everywhere."""
-    return max(_all_reduced([float(flag)], dist.ReduceOp.MAX)) > 0
+def on_any_rank(flags: Sequence[bool]) -> list[bool]:
+    """Whether at least one rank says so, for each flag; the same answer everywhere."""
+    rows = gather_numbers([float(flag) for flag in flags])
+    return [any(column) for column in zip(*rows, strict=True)]
 
 
-def mean_over_ranks(values: Sequence[float]) -> list[float]:
-    """The mean of each value over the ranks; the same answer everywhere."""
-    return [total / world() for total in _all_reduced(values, dist.ReduceOp.SUM)]
+def gather_numbers(values: Sequence[float]) -> list[list[float]]:
+    """Every rank's values, in rank order, on every rank.
+
+    Sums of them are the same on all ranks to the last bit, which a reduction does not promise.
+    """
+    mine = torch.tensor(values, dtype=torch.float64)
+    if world() == 1:
+        return [mine.tolist()]
+    rows = [torch.empty_like(mine) for _ in range(world())]
+    dist.all_gather(rows, mine)
+    return [row.tolist() for row in rows]
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The sum of every rank's tensor, on every rank; where the tensor lies, so a GPU's stays there.
+
+    Never differentiated through.
+    """
+    total = values.detach().clone()
+    if world() > 1:
+        dist.all_reduce(total)
+    return total
 
 
 def gather_text(text: str) -> list[str]:
@@ -115,11 +137,3 @@ def run_on_main(action: Callable[[], str]) -> str:
     if failure:
         raise CheckpointError(failure) from cause
     return answer
-
-
-def _all_reduced(values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
-    if world() == 1:
-        return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor, op=operation)
-    return list(tensor.tolist())

@@ -6,6 +6,7 @@ and handed over, so that no CPU or CUDA extension has to be compiled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,8 @@ class OptimConfig:
         warmup_steps: Steps over which the rate first rises linearly to `lr`.
         total_steps: Length of the run in optimiser steps: 1000 epochs of 250.
         clip_norm: Upper bound on the norm of the whole gradient; None leaves it free.
+        ema_decay: What a moving average of the weights keeps in every step, e.g. 0.999; validation
+            and export then use the average. None: no average.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -44,6 +47,7 @@ class OptimConfig:
     warmup_steps: int = 0
     total_steps: int = 250_000
     clip_norm: float | None = 12.0
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.total_steps:
@@ -54,6 +58,11 @@ class OptimConfig:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(
                 f"optim.clip_norm {self.clip_norm}: must be above 0; null switches clipping off"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(
+                f"optim.ema_decay {self.ema_decay}: must be between 0 and 1; null switches the"
+                " average off"
             )
 
 
@@ -99,6 +108,19 @@ def build_optimizer(
         nesterov=config.nesterov and config.momentum > 0,
         weight_decay=config.weight_decay,
     )
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> torch.Tensor:
+    """Bound the norm of the whole gradient in place; return () what it was.
+
+    What ZeRO 1 to 3 do inside DeepSpeed. As there, weights that the loss does not use get zeros,
+    so that they decay at every stage or, if they want no gradient, at none.
+    """
+    trained = list(parameters)
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return nn.utils.clip_grad_norm_(trained, math.inf if clip_norm is None else clip_norm)
 
 
 def state_keys(config: OptimConfig) -> tuple[str, ...]:

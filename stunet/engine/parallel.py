@@ -23,18 +23,25 @@ class ParallelConfig:
 
     Attributes:
         zero_stage: What ZeRO shards over the ranks: 0 nothing, 1 optimiser state, 2 and gradients,
-            3 and weights. None: 0 on one rank, else 1, which fits every size up to 1.4B.
+            3 and weights. None: 0 on one rank, else 1, which fits every size up to 1.4B; with
+            `offload` the lowest that allows it.
         micro_batch: Patches per rank in one forward pass; accumulation follows from the global
             batch.
         precision: `bf16` runs convolutions in bfloat16 by autocast; weights are fp32 in both. Take
             `fp32` on a CPU: there torch 2.13 returns garbage gradients of bf16 convolutions on
             2 x 2 x 2 maps.
+        offload: Where the optimiser keeps its state and its copy of the weights, and steps: `none`
+            on the device, `cpu` in host memory, from stage 1, `nvme` in files, at stage 3. Slower;
+            for a device that is too small.
+        nvme_path: Folder for those files, on a disk of this machine.
         deepspeed: Merged last into DeepSpeed's own configuration.
     """
 
     zero_stage: int | None = None
     micro_batch: int = 2
     precision: Literal["fp32", "bf16"] = "bf16"
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    nvme_path: str | None = None
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,6 +49,26 @@ class ParallelConfig:
             raise ConfigError(f"parallel.zero_stage {self.zero_stage}: must be 0, 1, 2, 3 or null")
         if self.micro_batch < 1:
             raise ConfigError(f"parallel.micro_batch {self.micro_batch}: must be at least 1")
+        least = _LEAST_STAGE[self.offload]
+        if self.zero_stage is not None and self.zero_stage < least:
+            raise ConfigError(
+                f"parallel.offload {self.offload}: needs ZeRO stage {least} or above, not "
+                f"{self.zero_stage}; set parallel.zero_stage={least}"
+            )
+        if (self.offload == "nvme") != (self.nvme_path is not None):
+            raise ConfigError(
+                f"parallel.offload {self.offload} with parallel.nvme_path {self.nvme_path}: set "
+                "both for nvme, else neither"
+            )
+
+    def stage(self, world: int) -> int:
+        """The ZeRO stage on so many ranks."""
+        if self.zero_stage is not None:
+            return self.zero_stage
+        return max(0 if world == 1 else 1, _LEAST_STAGE[self.offload])
+
+
+_LEAST_STAGE = {"none": 0, "cpu": 1, "nvme": 3}  # what DeepSpeed can offload at
 
 
 _OWNED = {
@@ -54,8 +81,8 @@ _OWNED = {
     "bf16": "parallel.precision",
     "fp16": "parallel.precision",
     "zero_optimization.stage": "parallel.zero_stage",
-    "zero_optimization.offload_optimizer": "parallel.zero_stage",  # checkpoints cannot reach it
-    "zero_optimization.offload_param": "parallel.zero_stage",
+    "zero_optimization.offload_optimizer": "parallel.offload",
+    "zero_optimization.offload_param": "parallel.zero_stage",  # checkpoints cannot reach it
 }
 
 
@@ -105,8 +132,15 @@ def deepspeed_config(
             "allgather_bucket_size": bucket,
         },
         "zero_allow_untested_optimizer": True,  # torch.optim.SGD
+        "zero_force_ds_cpu_optimizer": False,  # torch's own needs no compiler when the run starts
         "steps_per_print": 10**9,  # `stunet.engine.loop` prints
     }
+    if parallel.offload != "none":
+        config["zero_optimization"]["offload_optimizer"] = {
+            "device": parallel.offload,
+            "pin_memory": torch.cuda.is_available(),
+            **({"nvme_path": parallel.nvme_path} if parallel.nvme_path is not None else {}),
+        }
     if parallel.precision == "bf16":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     _refuse_owned(parallel.deepspeed)

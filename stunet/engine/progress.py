@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-Report = Callable[[int, Mapping[str, float]], None]
-"""(step reached, numbers measured at it, if any)."""
+Report = Callable[[int, Mapping[str, float], str], None]
+"""(step reached, numbers measured at it, if any, a sentence about them or "")."""
 
 
 @contextmanager
@@ -26,17 +26,21 @@ def progress(total_steps: int, first_step: int) -> Iterator[Report]:
         with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
             task = bar.add_task("", total=total_steps, completed=first_step)
 
-            def move(step: int, values: Mapping[str, float]) -> None:
+            def move(step: int, values: Mapping[str, float], sentence: str) -> None:
                 bar.update(task, completed=step)
+                if sentence:
+                    console.print(sentence)
                 if values:
                     bar.update(task, description=_summary(values))
 
             yield move
     else:
 
-        def say(step: int, values: Mapping[str, float]) -> None:
+        def say(step: int, values: Mapping[str, float], sentence: str) -> None:
             if values:
                 print(f"step {step}/{total_steps}  {_summary(values)}", flush=True)
+            if sentence:
+                print(sentence, flush=True)
 
         yield say
 

@@ -6,11 +6,14 @@ SIGINT, and torchrun sends that once more to each rank: any number of signals is
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
@@ -29,6 +32,16 @@ class StopRequest:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal_name = signal.Signals(number).name
+
+
+def end_with_parent() -> None:
+    """Have the system send SIGTERM to this process when the one that started it dies.
+
+    torchrun gives each rank a session of its own: where only the launcher is killed, its ranks
+    would train on beside a run that is started anew in the same folder. Linux only.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 @contextmanager

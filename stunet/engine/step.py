@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,8 +13,11 @@ from stunet.types import Batch
 if TYPE_CHECKING:
     from stunet.engine.deepspeed_engine import TrainEngine
 
-LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
-"""(logits or list of logits, label_bdhw) -> scalar loss."""
+LossFunction = Callable[..., torch.Tensor]
+"""(logits or list of logits, label_bdhw) -> scalar loss; annotated_bk follows if it is not None."""
+
+Reject = Callable[[torch.Tensor], bool]
+"""(losses of this rank's micro-batches) -> whether to skip the step; the same on every rank."""
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,42 @@ class StepResult:
     Attributes:
         losses: (micro-batches,) loss of each of this rank's micro-batches.
         grad_norm: () norm of the whole gradient before clipping; not finite if skipped.
-        skipped: Whether a loss or gradient on any rank was not finite and the weights stayed.
+        skipped: Whether the weights stayed, because a loss or gradient on any rank was not finite
+            or the step was rejected.
+        rejected: Whether `reject` said so.
         lr: Learning rate of this step.
     """
 
     losses: torch.Tensor
     grad_norm: torch.Tensor
     skipped: bool
+    rejected: bool
     lr: float
 
 
 def train_step(
-    engine: TrainEngine, batches: Sequence[Batch], loss_function: LossFunction
+    engine: TrainEngine,
+    batches: Sequence[Batch],
+    loss_function: LossFunction,
+    reject: Reject = lambda losses: False,
 ) -> StepResult:
-    """Forward, loss and backward on each micro-batch, then one optimiser step."""
-    losses = []
+    """Forward, loss and backward on each micro-batch, then one optimiser step.
+
+    `reject` is asked once, when all losses are known and the last gradient is not.
+    """
+    losses: list[torch.Tensor] = []
+    rejected = False
     for batch in batches:
         logits = engine.forward(batch.image_bcdhw)
-        loss = loss_function(logits, batch.label_bdhw.to(engine.device, non_blocking=True))
-        engine.backward(loss)
+        wanted = [batch.label_bdhw]
+        if batch.annotated_bk is not None:
+            wanted.append(batch.annotated_bk)
+        loss = loss_function(logits, *(t.to(engine.device, non_blocking=True) for t in wanted))
         losses.append(loss.detach())
+        if len(losses) == len(batches):
+            rejected = reject(torch.stack(losses))
+        if rejected:
+            loss = loss * torch.nan  # the engine skips the step, as for any loss that is not finite
+        engine.backward(loss)
     update = engine.step()
-    return StepResult(torch.stack(losses), update.grad_norm, update.skipped, update.lr)
+    return StepResult(torch.stack(losses), update.grad_norm, update.skipped, rejected, update.lr)

@@ -7,14 +7,13 @@ process of a run may write. Not here: what is measured, and when.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stunet.io.atomic import atomic_write_text
+from stunet.engine.json_lines import JsonLines
 
 METRICS = "metrics.jsonl"
 
@@ -40,47 +39,27 @@ class Tracker:
     Args:
         run: The run folder.
         config: The mirror.
-        step: Where the run continues. Lines of later steps were rolled back with the weights and
-            are removed, as is a line that a crash cut short.
+        step: Where the run continues, see `JsonLines`.
     """
 
     def __init__(self, run: Path, config: TrackingConfig, step: int) -> None:
-        path = run / METRICS
-        if path.exists():
-            atomic_write_text(path, "".join(_lines_up_to(path, step)))
-        self._file = path.open("a", encoding="utf-8")
+        self._lines = JsonLines(run / METRICS, step)
         mode = config.wandb
         self._mirror = None if mode == "off" else _WandbMirror(run, config, mode)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line; it has left this process when the call returns."""
-        row = {"step": step} | {key: _finite(value) for key, value in values.items()}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        self._lines.write({"step": step, **{key: _finite(v) for key, v in values.items()}})
         if self._mirror is not None:
             self._mirror.log(step, values)
-
-    def close(self) -> None:
-        """Flush and close file and mirror."""
-        self._file.close()
-        if self._mirror is not None:
-            self._mirror.close()
 
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):  # cut short; always the last one
-            break
-        if json.loads(line)["step"] <= step:
-            kept.append(line)
-    return kept
+    def __exit__(self, *error: object) -> None:
+        self._lines.__exit__(*error)
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def _finite(value: float) -> float | None:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from stunet.engine.checkpoint_files import newest_whole, read_state
@@ -55,3 +56,28 @@ def test_sigterm_to_one_rank_saves_and_exits_with_75(tmp_path: Path) -> None:
     assert checkpoint is not None and not problems
     last_step = read_state(checkpoint)["step"]
     assert last_step == metrics.read_text().count("\n")
+
+
+def test_ranks_save_and_leave_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launcher = subprocess.Popen(
+        [*command, str(HERE / "worker.py"), "until_stopped", str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert time.monotonic() < deadline, "the ranks did not get to step 3"
+        time.sleep(0.05)
+    ranks = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.kill()
+    launcher.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    for rank in alive:
+        rank.kill()
+    assert len(ranks) >= 2 and not alive
+    checkpoint, _ = newest_whole(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert read_state(checkpoint)["step"] == metrics.read_text().count("\n")

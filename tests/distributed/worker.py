@@ -68,9 +68,11 @@ def continue_from(source, run):
 def first_launch(folder):
     """Two ranks: every stage, both optimisers, broken samples, what only rank 0 can know."""
     for stage in STAGES:
-        train(folder / f"w2_s{stage}", stage)
+        train(folder / f"w2_s{stage}", stage)  # accumulates two micro-batches
+        train(folder / f"w2_s{stage}_whole", stage, micro_batch=2)
+        train(folder / f"w2_s{stage}_adamw", stage, optimizer="adamw")
+        train(folder / f"w2_s{stage}_adamw_whole", stage, optimizer="adamw", micro_batch=2)
         train(folder / f"nan_s{stage}", stage, broken=18)  # step 5 of 10, on rank 1 alone
-    train(folder / "w2_s2_adamw", 2, optimizer="adamw", micro_batch=2)
     errors = []
     for stage in (0, 1):
         stream = rank_stream(distributed.rank(), distributed.world(), 2, broken=3)
@@ -86,8 +88,8 @@ def first_launch(folder):
     write(folder / "skipped.json", gathered)
     answers = [
         distributed.broadcast_text(f"from {distributed.rank()}"),
-        distributed.any_rank(distributed.rank() == 1),
-        distributed.mean_over_ranks([distributed.rank()]),
+        distributed.on_any_rank([distributed.rank() == 1, False]),
+        distributed.gather_numbers([distributed.rank()]),
         _said_by(lambda: distributed.run_on_main(lambda: f"done by {distributed.rank()}")),
         _said_by(lambda: distributed.run_on_main(_fail)),
     ]
@@ -133,8 +135,7 @@ def second_launch(folder):
     ):
         run = folder / f"{name}_to_w2_s{stage}"
         continue_from(folder / name, run)
-        micro_batch = 2 if optimizer == "adamw" else 1
-        train(run, stage, optimizer=optimizer, micro_batch=micro_batch, net_seed=99)
+        train(run, stage, optimizer=optimizer, net_seed=99)
 
 
 def until_stopped(folder):
@@ -154,12 +155,14 @@ def until_stopped(folder):
 
 TASKS = {f.__name__: f for f in (first_launch, single_process, second_launch, until_stopped)}
 
-if __name__ == "__main__":
+
+def main(task, folder):
+    """Run a task and leave as `launch/cli.py` does, with its exit code and for its reason."""
     logging.basicConfig(format="%(message)s")
     distributed.start(timeout_s=60)
     code = 1
     try:
-        TASKS[sys.argv[1]](Path(sys.argv[2]))
+        task(folder)
         distributed.barrier()
         code = 0
     except StunetError as error:
@@ -169,4 +172,8 @@ if __name__ == "__main__":
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # as launch/cli.py leaves a rank, and for its reason
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(TASKS[sys.argv[1]], Path(sys.argv[2]))

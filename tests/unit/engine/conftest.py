@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -63,12 +63,13 @@ def make_engine() -> Iterator[Callable[..., TrainEngine]]:
         stage: int = 0,
         model: nn.Module | None = None,
         micro_batch: int = GLOBAL_BATCH,
+        offload: Literal["none", "cpu"] = "none",
         **optim: Any,
     ) -> TrainEngine:
         engine = TrainEngine.start(
             model or SmallNet(seed),
             OptimConfig(**({"total_steps": 6} | optim)),
-            ParallelConfig(stage, micro_batch, "fp32"),
+            ParallelConfig(stage, micro_batch, "fp32", offload),
             GLOBAL_BATCH,
         )
         started.append(engine)

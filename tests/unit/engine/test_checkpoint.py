@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from stunet.engine import checkpoint
-from stunet.engine.checkpoint_files import OPTIMIZER, WEIGHTS, load_weights
+from stunet.engine.checkpoint import CheckpointWriter
+from stunet.engine.checkpoint_files import AVERAGE, COMPLETE, OPTIMIZER, WEIGHTS, load_weights
 from stunet.engine.deepspeed_engine import TrainEngine
 from stunet.engine.state import TrainState
 from stunet.engine.step import LossFunction, train_step
@@ -31,11 +32,52 @@ def saved(
 ) -> Path:
     """Checkpoints after steps 1 and 2."""
     engine, state = make_engine(), FRESH
-    for batch in islice(make_stream(), 2):
-        result = train_step(engine, [batch], loss_function)
-        state = state.after_step(result.skipped, 2)
-        checkpoint.save(engine, state, tmp_path, keep=3)
+    with CheckpointWriter(tmp_path, keep=3) as writer:
+        for batch in islice(make_stream(), 2):
+            train_step(engine, [batch], loss_function)
+            state = state.after_good_step(2, loss=0.5, window=9)
+            writer.save(engine, state)
+        assert writer.wait() == str(tmp_path / "step_000002")
     return tmp_path
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path, make_engine: Make) -> None:
+    engine = make_engine(model=nn.Conv3d(1, 400_000, 3))  # 44 MB, and as much momentum
+    before = engine.gather_weights()
+    with CheckpointWriter(tmp_path, keep=3) as writer:
+        writer.save(engine, replace(FRESH, step=1))
+        assert not (tmp_path / "step_000001" / COMPLETE).exists()
+        assert not writer.failed
+        engine.load_weights(lambda name: torch.ones(before[name].shape))  # as steps would
+        writer.wait()
+    found = load_weights(tmp_path / "step_000001")
+    assert all(torch.equal(found[name], value) for name, value in before.items())
+
+
+def test_the_average_is_saved_and_comes_back(
+    tmp_path: Path,
+    make_engine: Make,
+    make_batch: Callable[[int], Batch],
+    loss_function: LossFunction,
+) -> None:
+    engine = make_engine(ema_decay=0.5)
+    train_step(engine, [make_batch(0)], loss_function)
+    average = engine.gather_average()
+    with CheckpointWriter(tmp_path, keep=3) as writer:
+        writer.save(engine, FRESH.after_good_step(2, loss=0.5, window=9))
+        writer.wait()
+    again = make_engine(seed=9, ema_decay=0.5)
+    checkpoint.restore(again, tmp_path, FRESH)
+    for found in (again.gather_average(), load_weights(tmp_path / "step_000001", AVERAGE)):
+        assert all(torch.equal(found[name], value) for name, value in average.items())
+    assert not torch.equal(average["head.weight"], again.gather_weights()["head.weight"])
+
+
+def test_an_average_that_was_never_kept_is_missed(saved: Path, make_engine: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"step_000002: has no ema\.safetensors"):
+        checkpoint.restore(make_engine(ema_decay=0.5), saved, FRESH)
+    with pytest.raises(CheckpointError, match=r"trained without optim\.ema_decay"):
+        load_weights(saved / "step_000002", AVERAGE)
 
 
 def test_weights_can_be_read_without_an_engine(

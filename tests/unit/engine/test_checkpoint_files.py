@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,12 @@ CONTENT = (files.WEIGHTS, files.OPTIMIZER, files.STATE, files.MANIFEST)
 
 
 def write(root: Path, step: int, keep: int = 3) -> Path:
-    temporary = files.begin(root, step)
     values = torch.full((5, 3), float(step))
-    files.write_tensors(temporary / files.WEIGHTS, {"a.weight": values})
-    files.write_tensors(temporary / files.OPTIMIZER, {"momentum_buffer/a.weight": -values})
-    return files.finish(temporary, {"step": step}, keep)
+    tensors = {
+        files.WEIGHTS: {"a.weight": values},
+        files.OPTIMIZER: {"momentum_buffer/a.weight": -values},
+    }
+    return files.write(root, step, tensors, {"step": step}, keep)
 
 
 def names(root: Path) -> list[str]:
@@ -124,9 +127,41 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         files.verify(path)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mounted = subprocess.run(mounting, capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("room", [0, 250_000, 484_000])  # for nothing, the weights, all but state
+def test_a_full_disk_leaves_the_checkpoint_before_and_no_rubble(
+    small_disk: Path, room: int
+) -> None:
+    before = write(small_disk, 3)
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+    free = shutil.disk_usage(small_disk).free
+    tensors = {name: {"a": torch.ones(60_000)} for name in (files.WEIGHTS, files.OPTIMIZER)}
+    with pytest.raises(CheckpointError, match=r"step_000006: cannot be written .*free space") as e:
+        files.write(small_disk, 6, tensors, {"step": 6}, keep=3)
+    assert "\n" not in str(e.value)
+    assert files.newest_whole(small_disk) == (before, [])
+    assert shutil.disk_usage(small_disk).free == free
+    (small_disk / "filler").unlink()
+    assert files.newest_whole(small_disk)[0] == before
+    files.verify(files.write(small_disk, 6, tensors, {"step": 6}, keep=3))
+
+
 def test_a_file_system_that_refuses_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be written"):
-        files.write_tensors(tmp_path / "absent" / files.WEIGHTS, {"a": torch.zeros(1)})
+        write(tmp_path / "file", 1)
 
 
 SAVE_FOR_EVER = """
@@ -136,11 +171,9 @@ from pathlib import Path
 from stunet.engine import checkpoint_files as files
 root = Path(sys.argv[1])
 for step in count(1):
-    temporary = files.begin(root, step)
     values = torch.full((200_000,), float(step))
-    files.write_tensors(temporary / files.WEIGHTS, {"a": values})
-    files.write_tensors(temporary / files.OPTIMIZER, {"b": values})
-    files.finish(temporary, {"step": step}, keep=1)
+    tensors = {files.WEIGHTS: {"a": values}, files.OPTIMIZER: {"b": values}}
+    files.write(root, step, tensors, {"step": step}, keep=1)
 """
 
 

@@ -113,6 +113,53 @@ def test_state_moves_to_another_engine(
     assert same(first.gather_optimizer(), second.gather_optimizer())
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_optimiser_in_host_memory_computes_the_same_and_is_saved(
+    make_engine: Make, make_stream: Stream, loss_function: LossFunction, stage: int, name: str
+) -> None:
+    ends, stream = [], make_stream()
+    here = make_engine(stage=stage, name=name)
+    away = make_engine(stage=stage, name=name, offload="cpu")
+    for _ in range(2):
+        batch = next(stream)
+        ends = [train_step(engine, [batch], loss_function) for engine in (here, away)]
+    assert float(ends[0].losses) == pytest.approx(float(ends[1].losses), abs=1e-6)
+    # Saved from the one and continued by the other, to the bit.
+    away.load_weights(here.gather_weights().__getitem__)
+    away.load_optimizer(here.gather_optimizer().__getitem__, steps_done=2)
+    batch = next(stream)
+    for engine in (here, away):
+        train_step(engine, [batch], loss_function)
+    assert same(here.gather_weights(), away.gather_weights())
+    assert same(here.gather_optimizer(), away.gather_optimizer())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_evaluation_uses_the_average_and_leaves_the_weights(
+    make_engine: Make, make_stream: Stream, loss_function: LossFunction, stage: int
+) -> None:
+    engine, stream = make_engine(stage=stage, lr=0.5, ema_decay=0.9), make_stream()
+    for _ in range(3):
+        train_step(engine, [next(stream)], loss_function)
+    weights, average = engine.gather_weights(), engine.gather_average()
+    assert not same(weights, average)
+    with engine.evaluating():
+        assert same(engine.gather_weights(), average)
+    assert same(engine.gather_weights(), weights) and same(engine.gather_average(), average)
+
+
+def test_a_skipped_step_leaves_the_average(
+    make_engine: Make, make_batch: Callable[..., Batch], loss_function: LossFunction
+) -> None:
+    engine = make_engine(ema_decay=0.9)
+    train_step(engine, [make_batch(0)], loss_function)
+    average = engine.gather_average()
+    rejected = train_step(engine, [make_batch(1)], loss_function, lambda losses: True)
+    assert rejected.rejected and rejected.skipped
+    assert same(engine.gather_average(), average)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_frozen_weights_stay_and_are_saved(
     make_engine: Make,

@@ -12,8 +12,8 @@ def test_alone_every_answer_is_ones_own() -> None:
     distributed.start()
     distributed.start()  # harmless
     assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
-    assert distributed.any_rank(True) and not distributed.any_rank(False)
-    assert distributed.mean_over_ranks([1.5, -2.0]) == [1.5, -2.0]
+    assert distributed.on_any_rank([True, False]) == [True, False]
+    assert distributed.gather_numbers([1.5, -2.0]) == [[1.5, -2.0]]
     assert distributed.gather_text("a") == ["a"]
     assert distributed.broadcast_text("ä") == "ä"
     assert distributed.run_on_main(lambda: "done") == "done"

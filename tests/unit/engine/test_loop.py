@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,12 @@ import torch
 from stunet.engine import checkpoint
 from stunet.engine.checkpoint_files import LATEST, load_weights, read_state
 from stunet.engine.deepspeed_engine import TrainEngine
-from stunet.engine.loop import LoopConfig, fit
+from stunet.engine.guard import GuardConfig
+from stunet.engine.json_lines import read_rows
+from stunet.engine.loop import Hooks, LoopConfig, fit
 from stunet.engine.state import TrainState
 from stunet.engine.step import LossFunction
-from stunet.errors import ConfigError, Preempted, TrainingError
+from stunet.errors import CheckpointError, ConfigError, Preempted, TrainingError
 from stunet.types import Batch
 
 Make = Callable[..., TrainEngine]
@@ -49,7 +52,7 @@ def test_a_run_leaves_metrics_checkpoints_and_its_settings(
     assert [row["loss"] for row in found] == pytest.approx([mean(pair) for pair in pairs])
     assert set(found[0]) == {
         *("step", "loss", "lr", "grad_norm", "skipped_steps"),
-        *("samples_per_s", "data_wait_fraction"),
+        *("samples_per_s", "data_wait_fraction", "patch_ms", "peak_memory_gb"),
     }
     folder = tmp_path / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == [LATEST, "step_000004", "step_000006"]
@@ -93,6 +96,61 @@ def test_a_skipped_step_is_counted_and_not_averaged(
     assert caplog.messages == ["step 2 skipped: the loss is not finite; samples 2 (s2), 3 (s3)"]
 
 
+def test_a_loss_that_jumps_is_skipped_recorded_and_forgotten_by_nobody(
+    tmp_path: Path, make_engine: Make, make_stream: Stream, loss_function: LossFunction
+) -> None:
+    def jumps_in_step_5(first_step: int) -> LossFunction:
+        steps = iter(range(first_step + 1, 99))
+
+        def loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            return loss_function(logits, label) * (1e4 if next(steps) == 5 else 1)
+
+        return loss
+
+    guard = GuardConfig(window=3)
+    config = LoopConfig(log_every=1, checkpoint_every=4, guard=guard)
+    hooks = Hooks(describe=lambda sample: {"position": sample * 10})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    state = fit(make_engine(), make_stream(), jumps_in_step_5(0), FRESH, whole, config, hooks)
+    assert (state.skipped_steps, state.skipped_in_a_row) == (1, 0)
+    assert state.recent_losses == tuple(
+        row["loss"] for row in rows(whole) if row["step"] in (3, 4, 6)
+    )
+    [row] = read_rows(whole / "skipped.jsonl")
+    assert row["step"] == 5 and row["reason"].startswith("the loss jumped to ")
+    assert [(s["sample"], s["case"], s["draw"]) for s in row["samples"]] == [
+        (8, "s8", {"position": 80}),
+        (9, "s9", {"position": 90}),
+    ]
+    # Continued from step 4, the guard knows the losses before and skips step 5 again.
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "step_000006")
+    engine = make_engine(seed=1)
+    state = checkpoint.restore(engine, cut / "checkpoints", FRESH)
+    fit(engine, make_stream(4), jumps_in_step_5(4), state, cut, config, hooks)
+    last = "checkpoints/step_000006"
+    assert read_state(cut / last) == read_state(whole / last)
+    assert read_rows(cut / "skipped.jsonl") == [row]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_step(
+    tmp_path: Path, make_engine: Make, make_stream: Stream, loss_function: LossFunction
+) -> None:
+    (tmp_path / "checkpoints").touch()  # a file where the folder should be
+    steps = []
+
+    def slowly() -> Iterator[Batch]:
+        for step, batch in enumerate(make_stream(), start=1):
+            steps.append(step)
+            time.sleep(0.1)
+            yield batch
+
+    config = LoopConfig(checkpoint_every=1)
+    with pytest.raises(CheckpointError, match="step_000001: cannot be written"):
+        fit(make_engine(), slowly(), loss_function, FRESH, tmp_path, config)
+    assert len(steps) <= 2
+
+
 def test_an_overflowing_gradient_ends_the_run_after_so_many_steps(
     tmp_path: Path, make_engine: Make, make_stream: Stream, loss_function: LossFunction
 ) -> None:
@@ -121,7 +179,7 @@ def test_validation_runs_in_evaluation_mode_and_is_written_down(
         return {"val_dice": step / 10}
 
     config = LoopConfig(log_every=2, validate_every=3)
-    fit(engine, make_stream(), loss_function, FRESH, tmp_path, config, validate)
+    fit(engine, make_stream(), loss_function, FRESH, tmp_path, config, Hooks(validate))
     found = {row["step"]: row.get("val_dice") for row in rows(tmp_path)}
     assert found == {2: None, 3: 0.3, 4: None, 6: 0.6}
     assert engine.module.training

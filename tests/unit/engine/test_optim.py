@@ -46,6 +46,12 @@ def test_clipping_at_zero_is_refused() -> None:
         OptimConfig(clip_norm=0)
 
 
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+def test_an_average_that_keeps_all_or_nothing_is_refused(decay: float) -> None:
+    with pytest.raises(ConfigError, match=rf"optim\.ema_decay {decay}"):
+        OptimConfig(ema_decay=decay)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     net = nn.Linear(2, 2)
     net.bias.requires_grad_(False)

@@ -60,9 +60,47 @@ def test_the_users_entries_are_merged_last() -> None:
         ({"gradient_clipping": 1.0}, "optim.clip_norm"),
         ({"bf16": {"enabled": True}}, "parallel.precision"),
         ({"zero_optimization": {"stage": 2}}, "parallel.zero_stage"),
-        ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "parallel.zero_stage"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "parallel.offload"),
     ],
 )
 def test_what_has_a_key_of_ours_is_refused(extra: dict[str, Any], ours: str) -> None:
     with pytest.raises(ConfigError, match=f"set {ours} instead"):
         deepspeed_config(OptimConfig(), ParallelConfig(deepspeed=extra), 1, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "world", "stage"),
+    [
+        ({}, 1, 0),
+        ({}, 2, 1),
+        ({"zero_stage": 3}, 1, 3),
+        ({"offload": "cpu"}, 1, 1),
+        ({"offload": "nvme", "nvme_path": "/scratch"}, 8, 3),
+    ],
+)
+def test_the_stage_follows_from_ranks_and_offload(
+    settings: dict[str, Any], world: int, stage: int
+) -> None:
+    assert ParallelConfig(**settings).stage(world) == stage
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"offload": "cpu", "zero_stage": 0}, "needs ZeRO stage 1 or above, not 0"),
+        ({"offload": "nvme", "zero_stage": 2, "nvme_path": "/x"}, "set parallel.zero_stage=3"),
+        ({"offload": "nvme"}, "parallel.nvme_path None: set both for nvme"),
+        ({"offload": "cpu", "nvme_path": "/x"}, "else neither"),
+    ],
+)
+def test_offload_that_cannot_be_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        ParallelConfig(**settings)
+
+
+def test_what_deepspeed_is_told_of_offload() -> None:
+    parallel = ParallelConfig(offload="nvme", nvme_path="/scratch")
+    config = deepspeed_config(OptimConfig(), parallel, 3, 1, 10)
+    told = config["zero_optimization"]["offload_optimizer"]
+    assert (told["device"], told["nvme_path"]) == ("nvme", "/scratch")
+    assert config["zero_force_ds_cpu_optimizer"] is False

@@ -13,10 +13,11 @@ from stunet.errors import CheckpointError
 
 
 def save(root: Path, step: int) -> None:
-    temporary = checkpoint_files.begin(root, step)
-    for name in (checkpoint_files.WEIGHTS, checkpoint_files.OPTIMIZER):
-        checkpoint_files.write_tensors(temporary / name, {"w": torch.ones(2)})
-    checkpoint_files.finish(temporary, {"step": step}, keep=9)
+    tensors = {
+        name: {"w": torch.ones(2)}
+        for name in (checkpoint_files.WEIGHTS, checkpoint_files.OPTIMIZER)
+    }
+    checkpoint_files.write(root, step, tensors, {"step": step}, keep=9)
 
 
 def test_the_newest_or_the_one_asked_for(tmp_path: Path) -> None:

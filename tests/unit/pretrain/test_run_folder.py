@@ -8,51 +8,66 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.config import NetworkConfig, PretrainConfig
+from pretrain.config import NetworkConfig, PretrainConfig, StoreShare
 from pretrain.run_folder import CONFIG, claim, config_hash, read_json, write_status
 from stunet.config import load_config
 from stunet.data.loader import LoaderConfig
+from stunet.data.sampler import SamplerConfig
 from stunet.engine.optim import OptimConfig
 from stunet.engine.parallel import ParallelConfig
-from stunet.errors import CheckpointError
+from stunet.errors import CheckpointError, ConfigError
+from stunet.io.manifest import DatasetInfo
+from stunet.io.remote import StoreOptions
+from stunet.types import Channel
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    folder = tmp_path / "store"
-    folder.mkdir()
-    (folder / "dataset.json").write_text('{"name": "a"}')
-    (folder / "manifest.jsonl").write_text("one row\n")
-    return folder
+INFO = DatasetInfo(
+    name="a",
+    channels=(Channel("CT", "ct", (-1000.0, 900.0), 3.5, 20.0),),
+    spacing_mm=(3.0, 1.5, 1.5),
+    patch_size=(32, 32, 32),
+    strides=((2, 2, 2),),
+    labels={"background": 0, "liver": 1},
+    ignore_label=None,
+    licence="MIT",
+    fingerprint={"median_shape": [70, 40, 50]},
+    versions={},
+)
+CONTENT = ["ab"]
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> PretrainConfig:
-    return PretrainConfig(store="s", out=str(tmp_path / "run"))
+    return PretrainConfig(store="s", mixture=(), out=str(tmp_path / "run"))
 
 
 def test_the_saved_configuration_alone_gives_the_run_again(
-    tmp_path: Path, store: Path, config: PretrainConfig
+    tmp_path: Path, config: PretrainConfig
 ) -> None:
-    claim(tmp_path / "run", config, store)
-    assert load_config(PretrainConfig, tmp_path / "run" / CONFIG) == config
+    mixed = replace(config, store="", mixture=(StoreShare("a", 2.0), StoreShare("b")))
+    for number, each in enumerate((config, mixed)):
+        run = tmp_path / f"run{number}"
+        claim(run, each, INFO, CONTENT)
+        assert load_config(PretrainConfig, run / CONFIG) == each
+        assert DatasetInfo.from_json(read_json(run, "dataset.json")) == INFO
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"store": "moved"},
+        {"store": "", "mixture": (StoreShare("moved"),)},
+        {"remote": StoreOptions(retries=1)},
         {"loader": LoaderConfig(workers=7)},
         {"parallel": ParallelConfig(zero_stage=3, micro_batch=1)},
     ],
 )
 def test_logistics_may_change_between_parts_of_a_run(
-    tmp_path: Path, store: Path, config: PretrainConfig, change: dict[str, object]
+    tmp_path: Path, config: PretrainConfig, change: dict[str, object]
 ) -> None:
-    claim(tmp_path / "run", config, store)
+    claim(tmp_path / "run", config, INFO, CONTENT)
     changed = replace(config, **change)
-    claim(tmp_path / "run", changed, store)
-    assert config_hash(changed, store) == config_hash(config, store)
+    claim(tmp_path / "run", changed, INFO, CONTENT)
+    assert config_hash(changed, CONTENT) == config_hash(config, CONTENT)
 
 
 @pytest.mark.parametrize(
@@ -62,32 +77,50 @@ def test_logistics_may_change_between_parts_of_a_run(
         ({"network": NetworkConfig(size="B")}, "network.size: S -> B"),
         ({"parallel": ParallelConfig(precision="fp32")}, "parallel.precision: bf16 -> fp32"),
         ({"seed": 3}, "seed: 0 -> 3"),
+        ({"store": "", "mixture": (StoreShare("s"), StoreShare("t"))}, "mixture: "),
+        ({"sampler": SamplerConfig(patches_per_volume=8)}, "sampler.patches_per_volume: 1 -> 8"),
     ],
 )
 def test_what_decides_the_weights_may_not_change(
-    tmp_path: Path, store: Path, config: PretrainConfig, change: dict[str, object], told: str
+    tmp_path: Path, config: PretrainConfig, change: dict[str, object], told: str
 ) -> None:
-    claim(tmp_path / "run", config, store)
+    claim(tmp_path / "run", config, INFO, CONTENT)
     with pytest.raises(CheckpointError) as caught:
-        claim(tmp_path / "run", replace(config, **change), store)
+        claim(tmp_path / "run", replace(config, **change), INFO, CONTENT)
     assert told in str(caught.value)
     assert "out=" in str(caught.value)
     assert load_config(PretrainConfig, tmp_path / "run" / CONFIG) == config
 
 
+@pytest.mark.parametrize(
+    ("info", "content"), [(replace(INFO, name="b"), CONTENT), (INFO, ["cd"]), (INFO, ["ab", "cd"])]
+)
 def test_another_data_set_may_not_take_over_a_run(
-    tmp_path: Path, store: Path, config: PretrainConfig
+    tmp_path: Path, config: PretrainConfig, info: DatasetInfo, content: list[str]
 ) -> None:
-    claim(tmp_path / "run", config, store)
-    (store / "dataset.json").write_text('{"name": "b"}')
-    with pytest.raises(CheckpointError, match="another data set"):
-        claim(tmp_path / "run", config, store)
+    claim(tmp_path / "run", config, INFO, CONTENT)
+    with pytest.raises(CheckpointError, match="other data than s; name another out"):
+        claim(tmp_path / "run", config, info, content)
 
 
-def test_the_hash_depends_on_the_data_too(store: Path, config: PretrainConfig) -> None:
-    before = config_hash(config, store)
-    (store / "manifest.jsonl").write_text("another row\n")
-    assert config_hash(config, store) != before
+def test_the_hash_depends_on_the_data_too(config: PretrainConfig) -> None:
+    assert config_hash(config, ["cd"]) != config_hash(config, CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("store", "mixture"), [("", ()), ("s", (StoreShare("t"),))], ids=["neither", "both"]
+)
+def test_data_are_named_once(store: str, mixture: tuple[StoreShare, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"store=PATH or mixture=\["):
+        PretrainConfig(out="o", store=store, mixture=mixture)
+
+
+def test_a_mixture_is_given_on_the_command_line() -> None:
+    mixture = "mixture=[{path: a, weight: 2}, {path: 's3://b/c'}]"
+    config = load_config(PretrainConfig, None, ["out=o", mixture])
+    assert config.shares == (StoreShare("a", 2.0), StoreShare("s3://b/c", 1.0))
+    with pytest.raises(ConfigError, match=r"wight.*Did you mean: 'weight'"):
+        load_config(PretrainConfig, None, ["out=o", "mixture=[{path: a, wight: 2}]"])
 
 
 def test_status_holds_facts_and_versions(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Whether data sets can be trained on together: the same channels, spacing and label space.
+
+Nothing is converted here: several data sets are brought into one label space when they are
+prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stunet.data.patches import CaseReader
+from stunet.errors import DataError
+from stunet.io.manifest import DatasetInfo
+
+SPACING_TOLERANCE_MM = 1e-3  # far below any resampling error
+
+
+def check_agreement(first: CaseReader, other: CaseReader) -> None:
+    """Compare what two data sets mean by their voxels.
+
+    Raises:
+        DataError: Naming the first difference.
+    """
+    difference = _difference(first.info, other.info)
+    if difference:
+        raise DataError(
+            f"store {other.root}: {difference} in {first.root}; prepare both with one plan and"
+            " label space, see 'stunet data prepare --help'"
+        )
+
+
+def _difference(first: DatasetInfo, other: DatasetInfo) -> str:
+    """The first difference as 'X is 1, not 2', empty if there is none."""
+    ours = [(channel.name, channel.scheme) for channel in first.channels]
+    theirs = [(channel.name, channel.scheme) for channel in other.channels]
+    if ours != theirs:
+        return f"channels are {_channels(theirs)}, not {_channels(ours)} as"
+    steps = zip(first.spacing_mm, other.spacing_mm, strict=True)
+    if any(abs(a - b) > SPACING_TOLERANCE_MM for a, b in steps):
+        return f"spacing is {_mm(other)} mm, not {_mm(first)} mm as"
+    for name in dict.fromkeys([*first.labels, *other.labels]):
+        expected, found = first.labels.get(name), other.labels.get(name)
+        if expected != found:
+            return f"structure {name!r} is {_value(found)}, not {_value(expected)} as"
+    for what in ("ignore_label", "regions", "regions_class_order"):
+        if getattr(first, what) != getattr(other, what):
+            return f"{what} is {getattr(other, what)}, not {getattr(first, what)} as"
+    return ""
+
+
+def _channels(channels: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} ({scheme})" for name, scheme in channels)
+
+
+def _mm(info: DatasetInfo) -> str:
+    return " x ".join(f"{mm:g}" for mm in info.spacing_mm)
+
+
+def _value(value: int | None) -> str:
+    return "absent" if value is None else f"label {value}"
