@@ -1,7 +1,7 @@
 """The `stunet` command: verbs, errors and exit codes. Each verb imports what it needs when it runs.
 
 Exit codes: 0 done, 1 a bug of ours (traceback), 2 a user error (one line on stderr, traceback with
-`--debug`), 75 preempted and saved, 130 interrupted.
+`--debug`), 70 a rank hung, 75 preempted and saved, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from launch import cli_config, cli_data, cli_run
+from launch import cli_config, cli_data, cli_launch, cli_run, cli_runs
 from launch.env import check_neighbours
 from stunet import __version__
 from stunet.errors import CheckpointError, ConfigError, Preempted, StunetError
@@ -31,7 +31,9 @@ app = typer.Typer(
 cli_run.register(app)
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_config.app, name="config")
+app.add_typer(cli_launch.app, name="launch")
 cli_config.register(app)
+cli_runs.register(app)
 
 
 def _print_version(wanted: bool) -> None:

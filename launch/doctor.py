@@ -1,16 +1,18 @@
-"""The verb `doctor`: what this installation and machine offer, without importing torch."""
+"""The verb `doctor`: what this machine offers, without importing torch, and if a recipe can run."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
+from launch.gpus import list_gpus
 from stunet import __version__
 
 PACKAGES = ("torch", "deepspeed", "zarr", "numcodecs", "webdataset", "omegaconf", "fsspec", "wandb")
@@ -32,6 +34,31 @@ def report() -> str:
     return "\n".join(f"{name:<11} {value}" for name, value in rows)
 
 
+def examine(recipe: str, values: Sequence[str], colour: bool) -> tuple[str, bool]:
+    """Run preflight for a recipe.
+
+    Args:
+        recipe: Of a training.
+        values: `key=value` for it and, as for `launch`, of the launch. With `nodes=` or `on=` the
+            ranks are those of a cluster; else they run here.
+        colour: For a terminal.
+
+    Returns:
+        The table, and whether nothing failed.
+    """
+    from launch.env import announced_port
+    from launch.launch_config import ON, split_values
+    from launch.preflight import plan_for, preflight, render
+    from pretrain.config import PretrainConfig
+    from stunet.config import load_config
+
+    launch, rest = split_values(values)
+    local = not any(value.partition("=")[0] in ("nodes", ON) for value in values)
+    plan = replace(plan_for(launch, local), port=announced_port())
+    checks = preflight(load_config(PretrainConfig, recipe, rest), plan)
+    return render(checks, colour), all(check.ok is not False for check in checks)
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -40,10 +67,9 @@ def _version(package: str) -> str:
 
 
 def _gpus() -> list[str]:
-    if shutil.which("nvidia-smi") is None:
-        return ["none seen (nvidia-smi is absent)"]
-    asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
-    if answer.returncode != 0:
-        return [f"nvidia-smi failed: {(answer.stderr or answer.stdout).strip().splitlines()[0]}"]
-    return answer.stdout.strip().splitlines()
+    try:
+        gpus = list_gpus()
+    except OSError as error:
+        return [str(error)]
+    lines = [f"{g.name}, {g.memory_bytes / 2**30:.0f} GiB, driver {g.driver}" for g in gpus]
+    return lines or ["none seen"]

@@ -3,13 +3,54 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from stunet.errors import ConfigError
 
 NEIGHBOURS = ("configs", "data_tools", "finetune", "launch", "pretrain")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of this process among those that torchrun started; alone without torchrun.
+
+    Attributes:
+        index: From 0.
+        world: How many processes there are.
+        local: From 0, among those of this machine.
+    """
+
+    index: int
+    world: int
+    local: int
+
+    def device(self, name: str) -> str:
+        """`cuda` as the GPU of this rank; every other name as it is."""
+        return f"cuda:{self.local}" if name == "cuda" and self.world > 1 else name
+
+
+def this_rank() -> Rank:
+    """Read what torchrun announces."""
+    index, world, local = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    return Rank(index, world, local)
+
+
+def node_index() -> int:
+    """Read which node of a job this is, as SLURM announces it."""
+    return int(os.environ.get("SLURM_NODEID", "0"))
+
+
+def announced_port() -> int | None:
+    """Where ranks that a user starts by hand will meet; `launch` chooses a port of its own."""
+    port = os.environ.get("MASTER_PORT", "")
+    return int(port) if port.isdigit() else None
 
 
 def check_neighbours() -> None:

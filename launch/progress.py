@@ -12,8 +12,11 @@ PLAIN_EVERY_S = 10.0
 
 
 @contextmanager
-def case_progress(title: str) -> Iterator[Advance]:
-    """Yield `advance(done, total, case_id)`."""
+def case_progress(title: str, quiet: bool = False) -> Iterator[Advance]:
+    """Yield `advance(done, total, case_id)`, which does nothing if `quiet`."""
+    if quiet:
+        yield lambda done, total, case_id: None
+        return
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

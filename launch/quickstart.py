@@ -10,15 +10,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import typer
 
 from data_tools.ingest import ingest
 from data_tools.phantom import PhantomConfig, write_phantom
 from data_tools.prepare import PrepareConfig, prepare
 from finetune.picture import draw_prediction
-from finetune.summary import CaseScore, DatasetScore
-from finetune.transfer import transfer
+from finetune.scores import CaseScore, DatasetScore
+from finetune.transfer import TransferOptions, transfer
 from launch.local import launch
 from launch.progress import case_progress
 from pretrain.export import export_run
@@ -27,7 +26,6 @@ from stunet.errors import Preempted, TrainingError
 from stunet.io.raw_case import read_case
 from stunet.io.store import open_store
 from stunet.io.volume import read_label
-from stunet.metrics.dice import dice_per_class
 from stunet.types import RawDataset
 
 PROCESSES = 2
@@ -64,7 +62,8 @@ def quickstart(data: Path | None, out: Path, overrides: Sequence[str]) -> None:
     _export(out / RUN, out / BUNDLE)
     _say(f"5/6 predict and score {len(held_out)} held-out cases")
     with case_progress("transfer") as advance:
-        (score,) = transfer(out / BUNDLE, [raw], out / SCORES, only=held_out, on_progress=advance)
+        options = TransferOptions(only=held_out, command="stunet quickstart")
+        (score,) = transfer(out / BUNDLE, [raw], out / SCORES, options, advance)
     _say("6/6 report")
     _report(raw, score, out)
 
@@ -93,22 +92,18 @@ def _report(raw: RawDataset, score: DatasetScore, out: Path) -> None:
     """Draw the median case, copy the summary to `OUT` and print the table."""
     shutil.copyfile(out / SCORES / raw.name / "summary.json", out / "summary.json")
     picture = out / "prediction.png"
-    _draw(raw, sorted(score.cases, key=_case_dice)[len(score.cases) // 2], picture)
+    _draw(raw, sorted(score.cases, key=CaseScore.mean_dice)[len(score.cases) // 2], picture)
     means = score.dice()
     width = max(map(len, means))
     for name, dice in means.items():
         typer.echo(f"{name:<{width}}  {dice:.3f}")
-    typer.echo(f"picture {picture}, scores {out / 'summary.json'}")
+    typer.echo(f"picture {picture}, report {out / SCORES / 'report.html'}")
     typer.echo(f"mean Dice {score.foreground_mean():.2f} on {len(score.cases)} held-out cases")
-
-
-def _case_dice(score: CaseScore) -> float:
-    return float(np.nanmean(dice_per_class(score.counts)[1:]))
 
 
 def _draw(raw: RawDataset, score: CaseScore, picture: Path) -> None:
     case = next(case for case in raw.cases if case.case_id == score.case_id)
     image, truth = read_case(case, raw)
     prediction = read_label(score.prediction_file, like=image)
-    title = f"{score.case_id}, not trained on: mean Dice {_case_dice(score):.2f}"
+    title = f"{score.case_id}, not trained on: mean Dice {score.mean_dice():.2f}"
     draw_prediction(picture, image, truth.array[0], prediction.array[0], raw.labels, title)

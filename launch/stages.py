@@ -10,7 +10,10 @@ from stunet.errors import ConfigError
 
 STAGES = {
     "prepare": "data_tools.prepare:PrepareConfig",
+    "union": "data_tools.union:UnionConfig",
     "pretrain": "pretrain.config:PretrainConfig",
+    "launch": "launch.launch_config:LaunchConfig",
+    "transfer": "stunet.data.crosswalk:Crosswalk",
 }
 
 
