@@ -1,8 +1,9 @@
 # `make quickstart` and `make test` are all a newcomer needs; both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := .venv-peers/bin
 
-.PHONY: quickstart test lint format bench wheel clean
+.PHONY: quickstart test lint format bench bench-peers wheel clean
 
 quickstart: .venv
 	$(BIN)/stunet quickstart --out quickstart
@@ -20,11 +21,24 @@ format: .venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+BENCH := data remote inference train
+# ROUNDS=1 is quick and rough.
+ROUNDS ?= 5
+
 bench: .venv
+	$(call measure,bench,)
+
+# nnU-Net v2 and MONAI beside us: 15 minutes on two quiet cores.
+bench-peers: .venv .venv-peers
+	$(call measure,bench-peers,--peers $(PEERS)/python)
+
+define measure
 	mkdir -p build
-	$(BIN)/python -m benchmarks.data --json build/data.json
-	$(BIN)/python -m benchmarks.train --json build/train.json
-	$(BIN)/python -m benchmarks.report build/data.json build/train.json
+	for part in $(BENCH); do \
+	  $(BIN)/python -m benchmarks.$$part --rounds $(ROUNDS) $(2) --json build/$$part.json || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.report --command "make $(1)" $(BENCH:%=build/%.json)
+endef
 
 wheel: .venv
 	$(BIN)/python -m build --wheel
@@ -36,5 +50,13 @@ wheel: .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch .venv
 
+# The peers come without their own dependencies; benchmarks/peers/requirements.txt says why.
+.venv-peers: benchmarks/peers/packages.txt benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS)/pip install --quiet torch==2.13.0
+	$(PEERS)/pip install --quiet --no-deps --requirement benchmarks/peers/packages.txt
+	$(PEERS)/pip install --quiet --requirement benchmarks/peers/requirements.txt
+	touch .venv-peers
+
 clean:
-	rm -rf .venv build dist *.egg-info quickstart
+	rm -rf .venv .venv-peers build dist *.egg-info quickstart
