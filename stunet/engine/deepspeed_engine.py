@@ -9,8 +9,6 @@ Written against DeepSpeed 0.19.8; what it relies on beyond the public interface 
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -32,20 +30,10 @@ from stunet.engine.optim import (
     state_keys,
 )
 from stunet.engine.parallel import ParallelConfig, accumulation_steps, deepspeed_config
+from stunet.engine.quiet import filter_log, filter_warnings
+from stunet.errors import ConfigError
 
-_LOG_NOISE = (
-    "Setting accelerator to CPU",  # said at import, true, and no news to who has no GPU
-    "ZeRO with an untested optimizer",  # torch SGD; tests/distributed compares it with plain torch
-    "OVERFLOW! Skipping step",  # `stunet.engine.loop` says it with the samples
-)
-_WARNING_NOISE: tuple[tuple[str, type[Warning]], ...] = (
-    (r"`torch\.jit\.script_method` is deprecated", DeprecationWarning),  # importing torch._inductor
-    (r"`torch\.distributed\.all_gather_into_tensor` is deprecated", FutureWarning),
-    (r"`torch\.distributed\.reduce_scatter_tensor` is deprecated", FutureWarning),
-)
-logging.getLogger("DeepSpeed").addFilter(
-    lambda record: not any(noise in record.getMessage() for noise in _LOG_NOISE)
-)
+filter_log()
 
 import deepspeed  # noqa: E402 - its import already logs
 from deepspeed import utils as fragments  # noqa: E402
@@ -60,11 +48,6 @@ class Update:
     lr: float
 
 
-def _silence_known_noise() -> None:
-    for message, category in _WARNING_NOISE:
-        warnings.filterwarnings("ignore", message=message, category=category)
-
-
 def _skip_shared_memory_op() -> None:
     """Keep DeepSpeed from compiling a CPU op that only inference uses.
 
@@ -72,6 +55,19 @@ def _skip_shared_memory_op() -> None:
     every later run waits for ever. There is no switch for it; the table is private.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _check_nvme() -> None:
+    """Fail at once where DeepSpeed would fail while it compiles, with pages of a compiler's words.
+
+    Raises:
+        ConfigError: The library that reads and writes files in the background is missing.
+    """
+    if not deepspeed.ops.__compatible_ops__["async_io"]:
+        raise ConfigError(
+            "parallel.offload nvme: needs libaio and a C++ compiler, which are not here; install "
+            "libaio-dev and g++, or set parallel.offload=cpu"
+        )
 
 
 class TrainEngine:
@@ -118,13 +114,16 @@ class TrainEngine:
             global_batch: Patches per optimiser step over all ranks.
 
         Raises:
-            ConfigError: The batch cannot be divided, or an entry of `parallel.deepspeed` is ours.
+            ConfigError: The batch cannot be divided, an entry of `parallel.deepspeed` is ours, or
+                this machine lacks what offload to NVMe needs.
         """
         distributed.start()
-        _silence_known_noise()
+        filter_warnings()
         _skip_shared_memory_op()
         world = distributed.world()
         stage = parallel.stage(world)
+        if parallel.offload == "nvme":
+            _check_nvme()
         for parameter in model.parameters():  # DeepSpeed flattens them: channels_last would crash
             parameter.data = parameter.data.contiguous()
         config = deepspeed_config(
@@ -235,8 +234,7 @@ class TrainEngine:
             if distributed.is_main():
                 buffer.copy_(read(name))
             dist.broadcast(buffer, src=0)
-        if self.zero_stage > 0:
-            self._wrapped.optimizer.refresh_fp32_params()  # the optimiser's own copy
+        self._refresh_optimizers_copy()
         if self._average is not None:
             self._average = self._copy_weights()
 
@@ -300,6 +298,15 @@ class TrainEngine:
                 state["step"].copy_(step)
         self.steps_done = steps_done
 
+    def _refresh_optimizers_copy(self) -> None:
+        """Let the optimiser step from the weights as they are now."""
+        if self.zero_stage == 3:  # refresh_fp32_params does not know of files (0.19.8)
+            for parameter in self._trained.values():
+                share = parameter.ds_tensor  # type: ignore[attr-defined]
+                fragments.safe_set_local_fp32_param(parameter, share)
+        elif self.zero_stage > 0:
+            self._wrapped.optimizer.refresh_fp32_params()
+
     def _from_main(
         self, read: Callable[[str], torch.Tensor], name: str, shape: tuple[int, ...]
     ) -> torch.Tensor:
@@ -358,7 +365,13 @@ class _Moments:
             tensors = zero.single_partition_of_fp32_groups
         else:
             tensors = zero.fp32_partitioned_groups_flat
-        create_state(optimizer, tensors, keys)
+        for number, tensor in enumerate(tensors):
+            in_files = self._stage == 3 and zero._swappable_optimizer_subgroup(number)
+            if in_files:
+                zero._optimizer_states_and_gradient_swap_in(number)
+            create_state(optimizer, [tensor], keys)
+            if in_files:
+                zero._optimizer_states_and_gradient_swap_out(number)
         if self._stage in (1, 2):  # lets `safe_get_...` find them; DeepSpeed does it after a step
             for group, flat in zip(zero.bit16_groups, tensors, strict=True):
                 fragments.lazy_init_hp_params_optimizer_state(group, flat, optimizer.state)

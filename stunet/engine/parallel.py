@@ -31,8 +31,8 @@ class ParallelConfig:
             `fp32` on a CPU: there torch 2.13 returns garbage gradients of bf16 convolutions on
             2 x 2 x 2 maps.
         offload: Where the optimiser keeps its state and its copy of the weights, and steps: `none`
-            on the device, `cpu` in host memory, from stage 1, `nvme` in files, at stage 3. Slower;
-            for a device that is too small.
+            on the device, `cpu` in host memory, from stage 1, `nvme` in files, at stage 3 (compiles
+            for minutes when first used). Slower; for a device that is too small.
         nvme_path: Folder for those files, on a disk of this machine.
         deepspeed: Merged last into DeepSpeed's own configuration.
     """

@@ -33,7 +33,7 @@ LOOP = LoopConfig(log_every=1, checkpoint_every=1, keep_checkpoints=9, guard=GUA
 def train(run, stage, *, net_seed=0, loss=loss_function, validate=None):
     """Start or continue the run in folder `run` and train to its end."""
     optim = OptimConfig(total_steps=STEPS, ema_decay=0.9)
-    parallel = ParallelConfig(stage, 1, "fp32", SHARD_ALL if stage == 3 else {})
+    parallel = ParallelConfig(stage, 1, "fp32", deepspeed=SHARD_ALL if stage == 3 else {})
     engine = TrainEngine.start(TinyNet(net_seed), optim, parallel, GLOBAL_BATCH)
     fresh = TrainState(SEED, "abc", distributed.world(), stage)
     state = checkpoint.restore(engine, run / "checkpoints", fresh)
@@ -149,7 +149,7 @@ def bytes_in_step(name, stage, ema_decay):
     before = set(live_storages())
     net = WideNet()
     optim = OptimConfig(name=name, total_steps=9, ema_decay=ema_decay)
-    parallel = ParallelConfig(stage, 1, "fp32", SHARD_ALL if stage == 3 else {})
+    parallel = ParallelConfig(stage, 1, "fp32", deepspeed=SHARD_ALL if stage == 3 else {})
     engine = TrainEngine.start(net, optim, parallel, distributed.world())
     measured = []
 

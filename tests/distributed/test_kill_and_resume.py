@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = 5  # for more: python tests/distributed/kill_runs.py 20 FOLDER
+KILLS = 3  # for more: python tests/distributed/kill_runs.py 20 FOLDER
 
 
 @pytest.mark.slow

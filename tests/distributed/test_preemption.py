@@ -1,4 +1,4 @@
-"""A signal to one of two ranks: both save, both leave with the code that asks to be requeued."""
+"""How ranks leave before their time: asked by a signal, orphaned, or hung."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from stunet.engine.checkpoint_files import newest_whole, read_state
+from stunet.engine.watchdog import HUNG_EXIT_CODE
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +82,21 @@ def test_ranks_save_and_leave_when_their_launcher_is_killed(tmp_path: Path) -> N
     checkpoint, _ = newest_whole(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None
     assert read_state(checkpoint)["step"] == metrics.read_text().count("\n")
+
+
+def test_a_rank_whose_data_stays_away_leaves_and_tells_where_it_hung(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(HERE / "worker.py"), "until_hung", str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == HUNG_EXIT_CODE, done.stderr
+    stacks = tmp_path / "run" / "logs" / "rank_0.stacks"
+    assert (
+        f"no step finished for 2 s (loop.hang_timeout_s), this rank leaves; {stacks}" in done.stderr
+    )
+    assert "in drying_up" in stacks.read_text() and "in fit" in stacks.read_text()
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -37,7 +38,8 @@ SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 50}}
 def train(run, stage, *, optimizer="sgd", micro_batch=1, precision="fp32", broken=None, net_seed=0):
     """Start or continue the run in folder `run` and train to its end."""
     optim = OptimConfig(name=optimizer, total_steps=STEPS)
-    parallel = ParallelConfig(stage, micro_batch, precision, SHARD_ALL if stage == 3 else {})
+    sharding = SHARD_ALL if stage == 3 else {}
+    parallel = ParallelConfig(stage, micro_batch, precision, deepspeed=sharding)
     engine = TrainEngine.start(TinyNet(net_seed), optim, parallel, GLOBAL_BATCH)
     fresh = TrainState(SEED, "abc", distributed.world(), stage)
     try:
@@ -153,7 +155,23 @@ def until_stopped(folder):
     fit(engine, stream, loss_function, TrainState(SEED, "abc", 2, 1), folder / "run", config)
 
 
-TASKS = {f.__name__: f for f in (first_launch, single_process, second_launch, until_stopped)}
+def until_hung(folder):
+    """One rank whose third batch never comes."""
+
+    def drying_up(stream):
+        yield from (next(stream), next(stream))
+        threading.Event().wait()
+
+    optim, parallel = OptimConfig(total_steps=10), ParallelConfig(0, GLOBAL_BATCH, "fp32")
+    engine = TrainEngine.start(TinyNet(0), optim, parallel, GLOBAL_BATCH)
+    stream = drying_up(rank_stream(0, 1, GLOBAL_BATCH))
+    config = LoopConfig(log_every=1, hang_timeout_s=2.0)
+    fit(engine, stream, loss_function, TrainState(SEED, "abc"), folder / "run", config)
+
+
+TASKS = {
+    f.__name__: f for f in (first_launch, single_process, second_launch, until_stopped, until_hung)
+}
 
 
 def main(task, folder):

@@ -63,13 +63,14 @@ def make_engine() -> Iterator[Callable[..., TrainEngine]]:
         stage: int = 0,
         model: nn.Module | None = None,
         micro_batch: int = GLOBAL_BATCH,
-        offload: Literal["none", "cpu"] = "none",
+        offload: Literal["none", "cpu", "nvme"] = "none",
+        nvme_path: str | None = None,
         **optim: Any,
     ) -> TrainEngine:
         engine = TrainEngine.start(
             model or SmallNet(seed),
             OptimConfig(**({"total_steps": 6} | optim)),
-            ParallelConfig(stage, micro_batch, "fp32", offload),
+            ParallelConfig(stage, micro_batch, "fp32", offload, nvme_path),
             GLOBAL_BATCH,
         )
         started.append(engine)

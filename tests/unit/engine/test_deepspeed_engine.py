@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import deepspeed
 import pytest
 import torch
 from torch import nn
+from torch.utils.cpp_extension import _get_build_directory
 
 from stunet.engine.deepspeed_engine import TrainEngine
 from stunet.engine.optim import learning_rate
@@ -133,6 +135,54 @@ def test_an_optimiser_in_host_memory_computes_the_same_and_is_saved(
         train_step(engine, [batch], loss_function)
     assert same(here.gather_weights(), away.gather_weights())
     assert same(here.gather_optimizer(), away.gather_optimizer())
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5)
+
+
+def built_async_io() -> bool:
+    """Whether DeepSpeed has compiled what reads and writes files; that takes it minutes."""
+    folder = _get_build_directory("async_io", verbose=False)
+    return deepspeed.ops.__compatible_ops__["async_io"] and Path(folder, "async_io.so").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the loader of compiled extensions
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_optimiser_in_files_computes_the_same_and_is_saved(
+    tmp_path: Path, make_engine: Make, name: str
+) -> None:
+    if not built_async_io():
+        pytest.skip("DeepSpeed's async_io is not compiled here: parallel.offload=nvme does it once")
+
+    def wide_net() -> nn.Module:  # DeepSpeed leaves less than 1 MB where it is
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Conv3d(1, 64, 1), nn.Conv3d(64, 200, 3), nn.Conv3d(200, 2, 1))
+
+    def step(engine: TrainEngine) -> None:
+        engine.backward((engine.forward(torch.ones(2, 1, 4, 4, 4)) - 1).square().mean())
+        engine.step()
+
+    here = make_engine(model=wide_net(), stage=3, name=name, lr=1e-3)
+    away = make_engine(
+        model=wide_net(), stage=3, name=name, lr=1e-3, offload="nvme", nvme_path=str(tmp_path)
+    )
+    for engine in (here, away):
+        step(engine)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.swp")) > 2**20
+    weights, moments = here.gather_weights(), here.gather_optimizer()
+    assert_close(away.gather_weights(), weights)
+    assert_close(away.gather_optimizer(), moments)
+    for engine in (here, away):
+        step(engine)
+    # Back to the state after one step, from the other engine, and on from there.
+    away.load_weights(weights.__getitem__)
+    away.load_optimizer(moments.__getitem__, steps_done=1)
+    assert same(away.gather_weights(), weights) and same(away.gather_optimizer(), moments)
+    step(away)
+    assert_close(away.gather_weights(), here.gather_weights())
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
