@@ -30,7 +30,7 @@ def report(page: str, tables: Mapping[str, Sequence[Mapping[str, Any]]], measure
     """
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    parts = [f"{title}\n\n{table(rows)}" for title, rows in tables.items()]
+    parts = [f"## {title}\n\n{table(rows)}" for title, rows in tables.items()]
     return before + "\n\n".join((BEGIN, measured, *parts, END)) + after
 
 

@@ -37,7 +37,7 @@ def test_only_what_lies_between_the_markers_is_replaced() -> None:
     page = f"# Title\n\nprose\n\n{BEGIN}\nold\n{END}\n\nmore prose\n"
     once = report(page, {"Data": [ROW]}, "Measured by `make bench`.")
     assert once.startswith(
-        "# Title\n\nprose\n\n<!-- rows -->\n\nMeasured by `make bench`.\n\nData\n"
+        "# Title\n\nprose\n\n<!-- rows -->\n\nMeasured by `make bench`.\n\n## Data\n"
     )
     assert once.endswith("\n\n<!-- end of rows -->\n\nmore prose\n")
     assert "old" not in once
