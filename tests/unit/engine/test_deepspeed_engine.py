@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -144,9 +145,10 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 def built_async_io() -> bool:
-    """Whether DeepSpeed has compiled what reads and writes files; that takes it minutes."""
-    folder = _get_build_directory("async_io", verbose=False)
-    return deepspeed.ops.__compatible_ops__["async_io"] and Path(folder, "async_io.so").exists()
+    """Whether this environment's DeepSpeed has compiled what reads and writes files: minutes."""
+    folder = Path(_get_build_directory("async_io", verbose=False))
+    built = (folder / "async_io.so").exists() and sys.prefix in (folder / "build.ninja").read_text()
+    return built and deepspeed.ops.__compatible_ops__["async_io"]
 
 
 @pytest.mark.filterwarnings("ignore")  # of the loader of compiled extensions
