@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from launch.stages import schema_of
+from stunet.config import load_config
+from stunet.errors import ConfigError
+
 
 def stunet(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
@@ -70,13 +74,14 @@ def test_verify_tells_findings_one_per_line_and_exits_with_2(tmp_path: Path) -> 
 
 def test_every_shipped_recipe_passes_config_check() -> None:
     configs = Path(__file__).resolve().parents[2] / "configs"
-    recipes = sorted(configs.rglob("*.yaml"))
-    assert recipes
-    for recipe in recipes:
-        run = stunet("config", "check", recipe, "store=s", "out=o")
-        if "store" in run.stderr:  # a recipe of a stage that reads raw data
-            run = stunet("config", "check", recipe)
-        assert run.stdout == "ok\n", f"{recipe}: {run.stderr}"
+    recipes = sorted(map(str, configs.rglob("*.yaml")))
+    assert stunet("config", "check", recipes[0]).stdout == "ok\n"
+    for recipe in recipes:  # as the command does, without starting it each time
+        try:
+            load_config(schema_of(recipe), recipe, ["store=s", "out=o"])
+        except ConfigError as error:  # a recipe of a stage that reads raw data
+            assert "store" in str(error)
+            load_config(schema_of(recipe), recipe)
 
 
 def test_a_foreign_package_with_our_name_is_named(tmp_path: Path) -> None:
