@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import random
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -24,6 +23,8 @@ from data_tools.prepare import PrepareConfig, prepare
 from stunet.errors import DataError
 from stunet.io import spill
 from stunet.io.store import open_store
+
+MountDisk = Callable[..., Path]
 
 ONE_MM = PrepareConfig(plan=PlanConfig(spacing_mm=(1.0, 1.0, 1.0)), holdout=1)
 OPTIONS = ("holdout=1", "plan.spacing_mm=[1.0,1.0,1.0]")
@@ -49,22 +50,6 @@ def raw(tmp_path: Path) -> Path:
     names = {"background": 0, "liver": 1, "spleen": 2}
     (tmp_path / "raw" / "labels.json").write_text(json.dumps(names))
     return tmp_path / "raw"
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Path]:
-    """An empty disk of 2 MB that can be mounted anew with other options (`remount`)."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -118,10 +103,11 @@ def test_killed_at_random_moments_gives_the_same_bytes(raw: Path, tmp_path: Path
 
 
 def test_a_disk_that_fills_up(
-    raw: Path, tmp_path: Path, mounted: Path, monkeypatch: pytest.MonkeyPatch
+    raw: Path, tmp_path: Path, mount_disk: MountDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = content(prepare(ingest(raw), tmp_path / "undisturbed", ONE_MM))
-    out = mounted / "store"
+    disk = mount_disk(tmp_path / "disk", "size=2m")
+    out = disk / "store"
     with pytest.raises(DataError, match=r"of 5 cases failed: .*No space left on device") as caught:
         prepare(ingest(raw), out, ONE_MM)
     one_line(caught)
@@ -133,15 +119,15 @@ def test_a_disk_that_fills_up(
     with pytest.raises(DataError, match=r"temporary voxels do not fit") as caught:
         prepare(ingest(raw), out, ONE_MM)
     one_line(caught)
-    remount(mounted, "size=60m")
+    mount_disk(disk, "size=60m")
     prepare(ingest(raw), out, ONE_MM)
     assert content(out) == expected
-    assert {path.name for path in mounted.iterdir()} == {"store"}
+    assert {path.name for path in disk.iterdir()} == {"store"}
 
 
-def test_a_folder_that_may_not_be_written(raw: Path, mounted: Path) -> None:
-    remount(mounted, "ro")
-    for out in (mounted, mounted / "store"):
+def test_a_folder_that_may_not_be_written(raw: Path, tmp_path: Path, mount_disk: MountDisk) -> None:
+    disk = mount_disk(tmp_path / "disk", "ro")
+    for out in (disk, disk / "store"):
         with pytest.raises(
             DataError, match=r"cannot be written \(Read-only file system\)"
         ) as caught:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,23 +127,11 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         files.verify(path)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    mounted = subprocess.run(mounting, capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("room", [0, 250_000, 484_000])  # for nothing, the weights, all but state
 def test_a_full_disk_leaves_the_checkpoint_before_and_no_rubble(
-    small_disk: Path, room: int
+    tmp_path: Path, mount_disk: Callable[..., Path], room: int
 ) -> None:
+    small_disk = mount_disk(tmp_path / "disk", "size=1m")
     before = write(small_disk, 3)
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
     free = shutil.disk_usage(small_disk).free

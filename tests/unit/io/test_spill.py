@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,21 +93,10 @@ def test_planes_cover_the_stack_once(planes: int, size: int, voxels: int) -> Non
 
 
 def test_a_full_disk_is_told_before_anything_is_written(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mount_disk: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small_disk = mount_disk(tmp_path / "disk", "size=4m")
     monkeypatch.setattr(spill, "IN_MEMORY_BYTES", 1000)
     with pytest.raises(DataError, match=r"0\.1 GB of temporary voxels do not fit \(No space left"):
         Spill(small_disk)((100, 1000, 1000), np.uint8)
     assert list(small_disk.iterdir()) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,19 +61,6 @@ def failed(
         assert check.found
         assert check.advice or check.ok is not False, check
     return {name: check for name, check in checks.items() if check.ok is False}
-
-
-@contextmanager
-def mounted(place: Path, *options: str) -> Iterator[None]:
-    """A small file system in memory; skips where that is not allowed."""
-    place.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system takes root and a machine that allows it")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_left(config, tmp_path) -> None:
@@ -158,11 +144,11 @@ def test_validation_without_held_out_cases_is_pointed_out(config) -> None:
     assert "no Dice" in data.advice
 
 
-def test_a_disk_too_small_for_the_checkpoints(config, tmp_path) -> None:
-    with mounted(tmp_path / "disk", "size=1m"):
-        found = failed(replace(config, out=str(tmp_path / "disk" / "run")))
-        assert set(found) == {"disk"}
-        assert found["disk"].found.startswith("1.0 MiB free")
+def test_a_disk_too_small_for_the_checkpoints(config, tmp_path, mount_disk) -> None:
+    mount_disk(tmp_path / "disk", "size=1m")
+    found = failed(replace(config, out=str(tmp_path / "disk" / "run")))
+    assert set(found) == {"disk"}
+    assert found["disk"].found.startswith("1.0 MiB free")
 
 
 def test_more_checkpoints_than_any_disk_holds(config) -> None:
@@ -170,11 +156,11 @@ def test_more_checkpoints_than_any_disk_holds(config) -> None:
     assert set(found) == {"disk"}
 
 
-def test_a_run_folder_on_a_file_system_that_is_read_only(config, tmp_path) -> None:
-    with mounted(tmp_path / "disk", "ro"):
-        found = failed(replace(config, out=str(tmp_path / "disk" / "run")))
-        assert set(found) == {"run folder"}
-        assert "Read-only" in found["run folder"].found
+def test_a_run_folder_on_a_file_system_that_is_read_only(config, tmp_path, mount_disk) -> None:
+    mount_disk(tmp_path / "disk", "ro")
+    found = failed(replace(config, out=str(tmp_path / "disk" / "run")))
+    assert set(found) == {"run folder"}
+    assert "Read-only" in found["run folder"].found
 
 
 def test_a_run_folder_below_a_file(config, tmp_path) -> None:
@@ -283,10 +269,10 @@ def test_a_gpu_with_too_little_memory(config) -> None:
     assert failed(wide, replace(plan, gpu_memory_bytes=80 << 30)) == {}
 
 
-def test_shared_memory_too_small_for_the_workers(config, tmp_path) -> None:
-    with mounted(tmp_path / "dev" / "shm", "size=1m"):
-        found = failed(replace(config, loader=LoaderConfig(2)), here=Surroundings(tmp_path))
-        assert set(found) == {"shared memory"}
+def test_shared_memory_too_small_for_the_workers(config, tmp_path, mount_disk) -> None:
+    mount_disk(tmp_path / "dev" / "shm", "size=1m")
+    found = failed(replace(config, loader=LoaderConfig(2)), here=Surroundings(tmp_path))
+    assert set(found) == {"shared memory"}
 
 
 def test_a_tracker_that_does_not_answer(config, monkeypatch) -> None:
