@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from data_tools.audit_finding import Case, Finding
 from data_tools.audit_measure import CaseMeasure
+from stunet.drawing import BACKGROUND, mark_sides
 from stunet.io.store import Store
 from stunet.planes import PLANES, Colour, Plane, Window, choose_window, overlay
 from stunet.types import Size3
 
-BACKGROUND, INK = "#101214", "#e8e8e8"
 FIRST: Colour = (0.18, 0.83, 0.75)
 SECOND: Colour = (1.0, 0.62, 0.30)
 OTHERS: Colour = (0.75, 0.78, 0.85)
@@ -114,17 +112,8 @@ def _draw(
     axes.imshow(faint, interpolation="antialiased", **place)
     if palette:
         axes.imshow(overlay(label, palette, magnify), interpolation="antialiased", **place)
-    _mark_sides(axes, plane)
+    mark_sides(axes, plane)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", facecolor=BACKGROUND, pil_kwargs={"quality": 80})
     uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return Picture(caption, uri, round(width * DPI), round(height * DPI))
-
-
-def _mark_sides(axes: Axes, plane: Plane) -> None:
-    """Write what lies at the left, right, top and bottom of the picture."""
-    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
-    aligned = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
-    for side, (x, y), (ha, va) in zip(plane.letters, places, aligned, strict=True):
-        text = axes.text(x, y, side, transform=axes.transAxes, ha=ha, va=va, color=INK, fontsize=9)
-        text.set_path_effects([withStroke(linewidth=2, foreground=BACKGROUND)])

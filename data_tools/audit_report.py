@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from data_tools.audit import Audit
 from data_tools.audit_finding import Check, Finding, Severity
 from data_tools.audit_measure import CaseMeasure
@@ -18,6 +16,7 @@ from data_tools.audit_pictures import Picture, draw_finding, draw_pair
 from data_tools.audit_pieces import MIN_COHORT
 from stunet import __version__
 from stunet.io.atomic import atomic_write_json, atomic_write_text
+from stunet.pages import page_templates
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURED = 40  # findings with pictures, the worst first: some 100 kB each
@@ -41,13 +40,7 @@ def write_report(audit: Audit, out: Path) -> Path:
     """Write `audit.json` and `audit.html` into `out`; return the latter."""
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_json(out / JSON, report_json(audit))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(TEMPLATES)
     counts = Counter(finding.severity for finding in audit.findings)
     html = environment.get_template("audit.html.j2").render(
         audit=audit,

@@ -15,14 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from finetune.picture import (
-    BACKGROUND,
-    box_around,
-    draw_contour,
-    mark_sides,
-    structure_centre,
-)
+from finetune.picture import box_around, draw_contour, structure_centre
 from finetune.scores import CaseScore, DatasetScore, to_common_values
+from stunet.drawing import BACKGROUND, mark_sides
 from stunet.io.raw_case import read_case
 from stunet.io.volume import Volume, read_label
 from stunet.planes import PLANES, Plane, Window, choose_window

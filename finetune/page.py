@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import jinja2
-
 from stunet import __version__
 from stunet.metrics.intervals import Interval
+from stunet.pages import page_templates
 
 TEMPLATES = Path(__file__).parent / "templates"
 PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK")
@@ -22,13 +21,7 @@ PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK")
 
 def render(template: str, **context: object) -> str:
     """Fill one of the templates; every page has the filters, versions and the day."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(TEMPLATES)
     environment.filters |= {
         "percent": percent,
         "number": number,

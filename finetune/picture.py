@@ -16,13 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 
+from stunet.drawing import BACKGROUND, INK, mark_sides
 from stunet.io.atomic import atomic_write_bytes
 from stunet.io.volume import Volume
-from stunet.planes import PLANES, Colour, Plane, choose_window, colours
+from stunet.planes import PLANES, Colour, choose_window, colours
 
-BACKGROUND, INK = "#101214", "#e8e8e8"
 MARGIN_MM = 25.0  # shown around the structures, enough to recognise where in the body they lie
 PANELS_INCHES = (11.0, 9.6)  # largest width and height of the nine panels together
 LEGEND_ENTRY_INCHES = (2.2, 0.23)
@@ -164,15 +163,6 @@ def draw_contour(
     x = (np.arange(-1, columns + 1) + 0.5) * right / columns
     y = (np.arange(-1, rows + 1) + 0.5) * bottom / rows
     axes.contour(x, y, np.pad(mask.astype(float), 1), [0.5], colors=[colour], linewidths=width)
-
-
-def mark_sides(axes: Axes, plane: Plane) -> None:
-    """Write what lies at the four sides of a plane: R, L, A, P, S or I."""
-    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
-    aligned = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
-    for side, (x, y), (ha, va) in zip(plane.letters, places, aligned, strict=True):
-        text = axes.text(x, y, side, transform=axes.transAxes, ha=ha, va=va, color=INK, fontsize=9)
-        text.set_path_effects([withStroke(linewidth=2, foreground=BACKGROUND)])
 
 
 def _add_legend(

@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from launch.runs import parse_rows, read_config, read_run, summarise
@@ -22,6 +21,7 @@ from stunet.config import find_recipe, read_recipe
 from stunet.engine.tracking import METRICS
 from stunet.errors import ConfigError, DataError
 from stunet.io.atomic import atomic_write_text
+from stunet.pages import page_templates
 
 REPORT = "report.html"
 BUCKETS = 240  # points drawn are two per bucket: as many as a phone has pixels
@@ -164,14 +164,8 @@ def _page(
     config = read_config(run)
     command = str(record.get("command") or "")
     places = ("launch", "finetune")  # the pages of this house share their look
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(
-            [str(resources.files(package) / "templates") for package in places]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    environment = page_templates(
+        *(Path(str(resources.files(package) / "templates")) for package in places)
     )
     return environment.get_template("run.html").render(
         run=summarise(run, time.time(), stale_s),

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from stunet.drawing import BACKGROUND, INK
 from stunet.io.atomic import atomic_write_bytes
 from stunet.io.volume import Volume
 from stunet.planes import PLANES, Colour, Plane, choose_window, colours, fullest, overlay
@@ -23,7 +24,6 @@ PANEL_INCHES = 3.4  # side of the square that each plane is fitted into
 LEGEND_INCHES = 2.6
 DOTS_PER_INCH = 120
 NAMED = 16  # largest structures in the legend; more would be unreadable
-BACKGROUND, INK = "#101214", "#e8e8e8"
 
 
 def draw_preview(
