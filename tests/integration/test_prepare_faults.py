@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import nibabel as nib
@@ -63,11 +64,20 @@ def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
     return text
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["data_tools.prepare", "stunet.io.zarr_case"])
+@pytest.fixture
+def processes() -> Iterator[multiprocessing.context.ForkServerContext]:
+    """Processes of a server of our own: the loader's workers need one with blocked signals."""
+    forkserver._forkserver._stop()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data_tools.prepare", "stunet.io.zarr_case"])
+    yield context
+    forkserver._forkserver._stop()
 
+
+@pytest.mark.slow
+def test_killed_at_random_moments_gives_the_same_bytes(
+    raw: Path, tmp_path: Path, processes: multiprocessing.context.ForkServerContext
+) -> None:
     def start(out: Path) -> multiprocessing.process.BaseProcess:
         process = processes.Process(target=prepare, args=(ingest(raw), out, ONE_MM))
         process.start()
