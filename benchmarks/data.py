@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.inputs import LABELS
 from benchmarks.ours.data import write_store
 from benchmarks.ours.labels import majority_disagreements
+from benchmarks.ours.scale import write_manifest
 from benchmarks.rows import OURS, Row, Session, main, row, take_turns, within
 from benchmarks.volumes import many_labels, write_volumes
 
@@ -24,8 +25,7 @@ CASES = 2
 PATCHES = 20  # per turn, where one takes tens of milliseconds
 AUGMENTED = 8  # per turn, where one may take seconds
 AUGMENTED_TURNS = 4  # per round: a third of the patches costs ten times as much as the others
-DRAWS = (100, 10_000, 1_000_000)  # cases
-MANIFESTS = (100, 10_000, 100_000)  # cases
+CASES_OF_A_STORE = (100, 10_000, 1_000_000)
 COARSE, FINE = (160, 160, 160), (200, 200, 200)
 
 
@@ -168,28 +168,38 @@ def _label_resampling(session: Session) -> Iterator[Row]:
 
 def _draws(session: Session) -> Iterator[Row]:
     """All random numbers of a patch: the case by a permutation that is never listed."""
-    root, patches = str(_store(session, LABELS)), 1000
+    patches, fewest = 1000, f"{CASES_OF_A_STORE[0]} cases"
     draws = {
-        cases: session.own("scale:drawing", root=root, cases=cases, patches=patches)
-        for cases in DRAWS
-    }
-    fewest = f"{DRAWS[0]} cases"
-    for cases in DRAWS[1:]:
-        turns = take_turns({OURS: draws[cases], fewest: draws[DRAWS[0]]}, session.rounds)
-        yield row(f"all draws of a patch out of {cases} cases", turns, fewest, per=patches)
+        cases: session.own("scale:drawing", root=str(_store(session, LABELS)),
+                           manifest=_manifest(session, cases), patches=patches)
+        for cases in CASES_OF_A_STORE
+    }  # fmt: skip
+    for cases in CASES_OF_A_STORE[1:]:
+        sides = {OURS: draws[cases], fewest: draws[CASES_OF_A_STORE[0]]}
+        turns = take_turns(sides, session.rounds)
+        work = f"all draws of a patch out of {cases} cases, their manifest rows read from disk"
+        yield row(work, turns, fewest, per=patches)
 
 
 def _manifests(session: Session) -> Iterator[Row]:
-    root = str(_store(session, LABELS))
-    opened = {}
-    for cases in MANIFESTS:
-        folder = f"{session.folder}/manifest_{cases}"
-        opened[cases] = session.own("scale:opening", root=root, cases=cases, folder=folder)()
-    fewest = opened[MANIFESTS[0]].cpu_ms / MANIFESTS[0]
-    for cases in MANIFESTS[1:]:
+    opened = {
+        cases: session.own("scale:opening", manifest=_manifest(session, cases))()
+        for cases in CASES_OF_A_STORE
+    }
+    fewest = opened[CASES_OF_A_STORE[0]].cpu_ms / CASES_OF_A_STORE[0]
+    for cases in CASES_OF_A_STORE[1:]:
         each, note = opened[cases].cpu_ms / cases, f"{opened[cases].peak_mb:.0f} MB in all"
         yield Row(f"opening a manifest of {cases} cases, per case", each, fewest,
-                  f"{MANIFESTS[0]} cases", "CPU ms", fewest / each, None, "cpu", note)  # fmt: skip
+                  f"{CASES_OF_A_STORE[0]} cases", "CPU ms", fewest / each, None, "cpu",
+                  note)  # fmt: skip
+
+
+def _manifest(session: Session, cases: int) -> str:
+    """A folder with a manifest of so many rows of our store, written once."""
+    folder = session.folder / f"manifest_{cases}"
+    if not folder.exists():
+        write_manifest(_store(session, LABELS), folder, cases)
+    return str(folder)
 
 
 if __name__ == "__main__":

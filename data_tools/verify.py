@@ -6,7 +6,7 @@ and the voxel counts, foreground voxels with the labels. Changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,9 +21,10 @@ from stunet.io.manifest import (
     FOREGROUND,
     MANIFEST,
     CaseRow,
+    check_unique,
     read_dataset,
-    read_rows,
 )
+from stunet.io.manifest_rows import read_rows
 from stunet.io.store import Store
 from stunet.io.store_writer import FOREGROUND_SUFFIX, ROW_SUFFIX, store_leftovers
 from stunet.types import Size3
@@ -68,6 +69,7 @@ def verify(root: str | Path) -> list[Finding]:
         return findings
     try:
         rows = read_rows(root)
+        check_unique(rows, root / MANIFEST)  # reads every line
     except DataError as error:
         return [*findings, _store_finding(MANIFEST, error)]
     store = Store(root, info, rows)
@@ -182,7 +184,7 @@ def _foreground_problem(
     return ""
 
 
-def _stray_findings(root: Path, rows: tuple[CaseRow, ...]) -> Iterator[Finding]:
+def _stray_findings(root: Path, rows: Iterable[CaseRow]) -> Iterator[Finding]:
     """Files and folders that belong to no case, and what killed processes left behind."""
     temporary = set(store_leftovers(root))
     for path in sorted(temporary):

@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from stunet.errors import DataError
 from stunet.io.checksum import FileRecord, checksum_file
 from stunet.io.layout import ArrayLayout
-from stunet.types import Channel, ChannelStatistics, Size3, Spacing
+from stunet.types import Channel, ChannelStatistics, Region, Size3, Spacing
 
 FORMAT_VERSION = 2  # 2 adds annotated structures and regions; 1 is read as having neither
 ARRAYS_VERSION = 1  # of how a case's arrays are written: a new one makes every case stale
@@ -72,6 +72,17 @@ class DatasetInfo:
         return frozenset((*self.labels.values(), *ignored))
 
     @property
+    def region_outputs(self) -> tuple[Region, ...]:
+        """The regions as outputs of a network, in order; empty: an output per label value."""
+        declared = zip(self.regions.items(), self.regions_class_order, strict=True)
+        return tuple(Region(name, values, paints) for (name, values), paints in declared)
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """What a network that is trained on this tells: name to output channel."""
+        return {name: channel for channel, name in enumerate(self.regions)} or self.labels
+
+    @property
     def unsampled_labels(self) -> frozenset[int]:
         """Background and ignored voxels: no foreground to draw patches from."""
         return frozenset({0} if self.ignore_label is None else {0, self.ignore_label})
@@ -102,6 +113,8 @@ class DatasetInfo:
         known["strides"] = tuple(tuple(stride) for stride in record["strides"])
         known["regions"] = {name: tuple(values) for name, values in record["regions"].items()}
         known["regions_class_order"] = tuple(record["regions_class_order"])
+        if len(known["regions"]) != len(known["regions_class_order"]):
+            raise ValueError("regions_class_order has not one value for each region")
         return cls(**known)
 
 
@@ -230,25 +243,18 @@ def check_beside(root: Path, beside: dict[str, FileRecord]) -> None:
         raise DataError(f"{root / MANIFEST} was altered; run 'stunet data prepare'")
 
 
-def read_rows(root: Path) -> tuple[CaseRow, ...]:
-    """Read and check `manifest.jsonl`.
+def parse_rows(lines: Iterable[bytes], place: object) -> tuple[CaseRow, ...]:
+    """The rows of all manifest lines that came from `place`.
 
     Raises:
         DataError: A line is damaged, a path leads out of the store, or a case is there twice.
     """
-    file = root / MANIFEST
-    with file.open("rb") as lines:
-        return parse_rows(lines, file)
-
-
-def parse_rows(lines: Iterable[bytes], place: object) -> tuple[CaseRow, ...]:
-    """The rows of manifest lines that came from `place`, checked as `read_rows` does."""
-    rows = tuple(_parse_lines(lines, place))
+    rows = tuple(parse_line(line, number, place) for number, line in enumerate(lines, start=1))
     check_unique(rows, place)
     return rows
 
 
-def check_unique(rows: tuple[CaseRow, ...], place: object) -> None:
+def check_unique(rows: Iterable[CaseRow], place: object) -> None:
     """Raise a DataError if two rows have the same case id."""
     seen: set[str] = set()
     for row in rows:
@@ -277,24 +283,27 @@ def check_files(root: Path, row: CaseRow) -> None:
             )
 
 
-def _parse_lines(lines: Iterable[bytes], place: object) -> Iterator[CaseRow]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = CaseRow.from_json(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+def parse_line(line: bytes, number: int, place: object) -> CaseRow:
+    """The row of manifest line `number`, counted from 1.
+
+    Raises:
+        DataError: The line is damaged, or a path leads out of the store.
+    """
+    try:
+        row = CaseRow.from_json(json.loads(line))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{place} line {number} is damaged ({error!r}); run 'stunet data prepare'"
+        ) from error
+    for path in (row.path, *row.files):
+        if not stays_inside(path):
             raise DataError(
-                f"{place} line {number} is damaged ({error!r}); run 'stunet data prepare'"
-            ) from error
-        for path in (row.path, *row.files):
-            if not stays_inside(path):
-                raise DataError(
-                    f"{place} line {number}: case {row.case_id}: path {path!r} leads out of the"
-                    " store; do not use this store, its manifest was altered"
-                )
-        yield row
+                f"{place} line {number}: case {row.case_id}: path {path!r} leads out of the"
+                " store; do not use this store, its manifest was altered"
+            )
+    return row
 
 
 def stays_inside(path: str) -> bool:
     """Whether a path relative to the store cannot lead out of it."""
-    parts = PurePosixPath(path)
-    return bool(path) and not parts.is_absolute() and ".." not in parts.parts
+    return bool(path) and not path.startswith("/") and ".." not in path.split("/")

@@ -14,6 +14,7 @@ Not for files of scanners (`volume`) nor for webdataset shards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,9 @@ from stunet.io.manifest import (
     CaseRow,
     DatasetInfo,
     check_beside,
-    parse_rows,
     read_dataset,
-    read_rows,
 )
+from stunet.io.manifest_rows import ManifestRows, read_rows
 from stunet.io.remote import RemoteFolder, StoreOptions, is_url
 from stunet.io.remote_shards import RemoteSource
 from stunet.io.shard_cache import OPEN_COPIES, ShardCache
@@ -63,7 +63,7 @@ class Store:
         self,
         folder: Path,
         info: DatasetInfo,
-        rows: tuple[CaseRow, ...],
+        rows: Sequence[CaseRow],
         source: ShardSource | None = None,
     ) -> None:
         self.folder = folder
@@ -136,8 +136,8 @@ class Store:
 def open_store(place: str | Path, options: StoreOptions | None = None) -> Store:
     """Open a finished store at a local path or any URL that fsspec knows.
 
-    Checks the manifest, not the cases: a store may have 100,000 of them. A shard's size is compared
-    when it is first read, contents as they are read, all of them by `stunet data verify`.
+    Checks the manifest, not the cases: a store may have a million of them. A shard's size is
+    compared when it is first read, contents as they are read, all by `stunet data verify`.
 
     Args:
         place: Folder or URL.
@@ -158,8 +158,7 @@ def open_store(place: str | Path, options: StoreOptions | None = None) -> Store:
 def _open_remote(remote: RemoteFolder) -> Store:
     folder = mirror(remote)
     info, _ = read_dataset(folder)
-    with (folder / MANIFEST).open("rb") as lines:
-        rows = parse_rows(lines, remote.locate(MANIFEST))
+    rows = ManifestRows(folder / MANIFEST, remote.locate(MANIFEST))
     if not remote.options.cache_bytes:
         return Store(folder, info, rows, RemoteSource(remote))
     largest = max(record.bytes for row in rows for record in row.files.values())

@@ -15,7 +15,7 @@ from data_tools.audit_pieces import MIN_COHORT, piece_findings
 def measured(small_store: Any):
     """Measure a label map at 2 mm, in which the liver is 1 and the spleen 2."""
     info = replace(small_store.info, spacing_mm=(2.0, 2.0, 2.0))
-    from stunet.io.manifest import read_rows
+    from stunet.io.manifest_rows import read_rows
 
     row = read_rows(small_store.root)[0]
     affine = (2.0, 0.0, 0.0, 100.0, 0.0, 2.0, 0.0, 200.0, 0.0, 0.0, 2.0, 300.0, 0.0, 0.0, 0.0, 1.0)

@@ -43,7 +43,7 @@ def test_every_case_is_in_one_tar_and_progress_is_told(small_store, tmp_path: Pa
 
 
 def test_tars_end_at_the_number_or_the_size(small_store) -> None:
-    rows = open_store(small_store.root).rows * 5
+    rows = tuple(open_store(small_store.root).rows) * 5
     size_mb = sum(record.bytes for record in rows[0].files.values()) / 1e6
     assert [len(group) for group in group_cases(rows, ShardConfig(cases=4))] == [4, 4, 2]
     assert len(group_cases(rows, ShardConfig(cases=99, tar_mb=1))) > 1 or size_mb * 10 < 1

@@ -11,7 +11,8 @@ import pytest
 
 from data_tools.verify import Finding, verify
 from stunet.io.atomic import atomic_write_bytes, atomic_write_json, temporary_sibling
-from stunet.io.manifest import DatasetInfo, dataset_json, read_rows
+from stunet.io.manifest import DatasetInfo, dataset_json
+from stunet.io.manifest_rows import read_rows
 from stunet.io.store_writer import StoreWriter, case_path
 
 IMAGE_A = f"{case_path('a')}/image/c/0/0/0/0"

@@ -18,7 +18,7 @@ from zarr.codecs import GzipCodec
 from stunet.errors import ConfigError, DataError
 from stunet.io.checksum import FileRecord, checksum_folder
 from stunet.io.layout import read_layout
-from stunet.io.manifest import read_rows
+from stunet.io.manifest_rows import read_rows
 from stunet.io.remote import PART_BYTES, ByteRange, RemoteFolder, StoreOptions
 from stunet.io.store import open_store
 from stunet.io.store_writer import StoreWriter, case_path

@@ -19,7 +19,8 @@ from stunet.errors import DataError
 from stunet.io.atomic import atomic_write_bytes, atomic_write_json
 from stunet.io.checksum import checksum_folder
 from stunet.io.layout import read_layout
-from stunet.io.manifest import DatasetInfo, dataset_json, read_rows
+from stunet.io.manifest import DatasetInfo, dataset_json
+from stunet.io.manifest_rows import read_rows
 from stunet.io.store import open_store
 from stunet.io.store_writer import StoreWriter, case_path
 from stunet.types import CaseArrays, ChannelStatistics

@@ -15,7 +15,8 @@ import pytest
 
 from stunet.errors import ConfigError, DataError
 from stunet.io.atomic import temporary_sibling
-from stunet.io.manifest import DatasetInfo, read_rows
+from stunet.io.manifest import DatasetInfo
+from stunet.io.manifest_rows import read_rows
 from stunet.io.store import open_store
 from stunet.io.store_writer import StoreWriter, case_path
 from stunet.types import CaseArrays
