@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MODELS = {
     "stunet": "stunet.models.spec:STUNET",
+    "plain_conv_unet": "stunet.models.unet_spec:PLAIN_CONV_UNET",
+    "residual_encoder_unet": "stunet.models.unet_spec:RESIDUAL_ENCODER_UNET",
 }
 
 

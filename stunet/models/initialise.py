@@ -24,7 +24,7 @@ def initialise(model: nn.Module, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.Conv3d):
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             weight = torch.empty(module.weight.shape, dtype=torch.float32, device="cpu")
             nn.init.kaiming_normal_(weight, a=NEGATIVE_SLOPE, generator=generator)
             module.weight.copy_(weight)

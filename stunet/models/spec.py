@@ -7,14 +7,17 @@ network itself is `stunet/models/stunet.py`, which takes its channels and depth 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
 from stunet.errors import ConfigError
+from stunet.models.unet_shape import UNetShape
 from stunet.types import Size3
 
 ISOTROPIC_STRIDES: tuple[Size3, ...] = ((2, 2, 2),) * 5
+
+Part = Literal["encoder", "decoder", "head"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,11 @@ class ModelConfig:
         name: A key of `stunet.registry.MODELS`.
         size: A key of that model's size table.
         in_channels: Image channels.
-        classes: Output channels, background included.
+        classes: Output channels: one per label value, background included, or one per region.
         strides: Down-sampling per step, finest first, z y x. Lists (from JSON) become tuples.
+        unet: Stages of the networks that nnU-Net plans; STU-Net derives its own from `size`.
+        mirrored: Axes (0 z, 1 y, 2 x) along which the network was trained on reversed images: it
+            turns its input round before, and what comes out after.
     """
 
     name: str = "stunet"
@@ -37,16 +43,21 @@ class ModelConfig:
     in_channels: int
     classes: int
     strides: tuple[Size3, ...]
+    unet: UNetShape | None = None
+    mirrored: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         strides = tuple(tuple(step) for step in self.strides)
         object.__setattr__(self, "strides", strides)
+        object.__setattr__(self, "mirrored", tuple(self.mirrored))
+        if isinstance(self.unet, Mapping):  # from JSON
+            object.__setattr__(self, "unet", UNetShape(**self.unet))
+        if not set(self.mirrored) <= {0, 1, 2}:
+            raise ConfigError(f"model.mirrored: {self.mirrored} must be of the axes 0, 1 and 2")
         if self.in_channels < 1:
             raise ConfigError(f"model.in_channels: {self.in_channels} is below 1")
-        if self.classes < 2:
-            raise ConfigError(
-                f"model.classes: {self.classes} is below 2; count the background and a structure"
-            )
+        if self.classes < 1:
+            raise ConfigError(f"model.classes: {self.classes} is below 1")
         if any(len(step) != 3 or min(step) < 1 for step in strides):
             raise ConfigError(f"model.strides: {strides} must be triples (z, y, x) of 1 or more")
 
@@ -69,6 +80,9 @@ class ModelSpec:
         builder: `module:function`, called with a `ModelConfig` and a seed; imports torch.
         parameter_count: Learnable numbers of a config.
         forward_flops: FLOPs of one training forward pass of one patch (z y x), 2 per multiply-add.
+        parts: Beginning of a weight's name to the part it belongs to; the first that fits counts.
+            Where a number follows, it is the stage within the part, in the order of the forward
+            pass.
     """
 
     name: str
@@ -76,6 +90,7 @@ class ModelSpec:
     builder: str
     parameter_count: Callable[[ModelConfig], int]
     forward_flops: Callable[[ModelConfig, Size3], int]
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
 
 # STU-Net -----------------------------------------------------------------------------------------
@@ -146,7 +161,7 @@ def stage_shapes(shape_zyx: Size3, strides: tuple[Size3, ...]) -> tuple[Size3, .
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution of the network; `stage` is the resolution it computes at, 0 the finest."""
+    """One convolution of a network; `stage` is the resolution it computes at, 0 the finest."""
 
     part: Literal["encoder", "upsampling", "decoder", "head"]
     stage: int
@@ -154,11 +169,12 @@ class Convolution:
     c_out: int
     kernel_voxels: int
     norm: bool = False
+    bias: bool = True
 
     @property
     def parameters(self) -> int:
         """Weights, bias, and scale and shift of the normalisation behind it."""
-        weights_and_bias = (self.c_in * self.kernel_voxels + 1) * self.c_out
+        weights_and_bias = (self.c_in * self.kernel_voxels + self.bias) * self.c_out
         return weights_and_bias + (2 * self.c_out if self.norm else 0)
 
     @property
@@ -222,4 +238,10 @@ STUNET = ModelSpec(
     builder="stunet.models.stunet:build_stunet",
     parameter_count=stunet_parameter_count,
     forward_flops=stunet_forward_flops,
+    parts={
+        "conv_blocks_context.": "encoder",
+        "upsample_layers.": "decoder",
+        "conv_blocks_localization.": "decoder",
+        "seg_outputs.": "head",
+    },
 )

@@ -16,6 +16,7 @@ from stunet.errors import ConfigError
 from stunet.models.blocks import ResidualBlock, Upsample
 from stunet.models.initialise import initialise
 from stunet.models.spec import ModelConfig, stage_channels, stage_shapes, stunet_size
+from stunet.models.turn import turn_round
 from stunet.types import Size3
 
 
@@ -28,6 +29,7 @@ class STUNet(nn.Module):
         in_channels: Image channels.
         classes: Output channels, background included.
         strides: The five down-sampling steps, finest first, z y x.
+        mirrored: Axes (0 z, 1 y, 2 x) along which it was trained on reversed images.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class STUNet(nn.Module):
         in_channels: int,
         classes: int,
         strides: tuple[Size3, ...],
+        mirrored: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.strides = strides
+        self.mirrored = mirrored
         down = zip(pairwise((in_channels, *channels)), ((1, 1, 1), *strides), strict=True)
         up = tuple(zip(pairwise(channels), strides, strict=True))[::-1]  # deepest first
         self.conv_blocks_context = nn.ModuleList(
@@ -90,7 +94,7 @@ class STUNet(nn.Module):
         """The features of the five decoder stages, coarsest first."""
         self._check(image_bcdhw)
         skips = []
-        x = image_bcdhw
+        x = turn_round(image_bcdhw, self.mirrored)
         for stage in self.conv_blocks_context:
             x = stage(x)
             skips.append(x)
@@ -99,7 +103,7 @@ class STUNet(nn.Module):
             self.upsample_layers, self.conv_blocks_localization, strict=True
         ):
             x = stage(torch.cat((upsample(x), skips.pop()), dim=1))
-            yield x
+            yield turn_round(x, self.mirrored)
 
     def _check(self, image_bcdhw: Tensor) -> None:
         _, c, d, h, w = image_bcdhw.shape
@@ -134,6 +138,7 @@ def build_stunet(config: ModelConfig, seed: int) -> STUNet:
             config.in_channels,
             config.classes,
             config.strides,
+            config.mirrored,
         )
     if device.type != "meta":
         model.to_empty(device=device)

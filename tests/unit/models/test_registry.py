@@ -10,9 +10,13 @@ from stunet.registry import MODELS, build_model, model_rows, model_spec
 
 
 def test_unknown_name_lists_the_known_and_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"'stu-net' is unknown \(known: stunet\).*'stunet'"):
+    with pytest.raises(
+        ConfigError, match=r"'stu-net' is unknown \(known: stunet, [^)]*\).*'stunet'"
+    ):
         model_spec("stu-net")
-    with pytest.raises(ConfigError, match=r"known: stunet\)$"):
+    with pytest.raises(
+        ConfigError, match=r"known: stunet, plain_conv_unet, residual_encoder_unet\)$"
+    ):
         model_spec("vae")
 
 

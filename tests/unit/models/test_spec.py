@@ -108,7 +108,7 @@ def test_patch_that_leaves_one_voxel_names_patch_and_strides() -> None:
     ("options", "message"),
     [
         ({"in_channels": 0}, r"model\.in_channels: 0"),
-        ({"classes": 1}, r"model\.classes: 1"),
+        ({"classes": 0}, r"model\.classes: 0"),
         ({"strides": ((2, 2),) * 5}, r"model\.strides: .*triples"),
         ({"strides": ((2, 2, 0),) * 5}, r"model\.strides: .*triples"),
         ({"size": "M"}, r"model\.size: 'M' .* XS, S, B, L, H"),

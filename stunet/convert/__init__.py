@@ -1,0 +1,1 @@
+"""Checkpoints of other trainers, read without trusting them, and written as bundles."""
