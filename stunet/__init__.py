@@ -16,7 +16,17 @@ __version__ = "0.1.0"
 
 
 def load(bundle: str | Path, device: str = "cpu") -> Predictor:
-    """Return a ready `Predictor` from a bundle folder. See `stunet.bundle.load_predictor`."""
-    from stunet.bundle import load_predictor
+    """Return a ready `Predictor`.
 
-    return load_predictor(bundle, device=device)
+    Args:
+        bundle: A bundle's folder, `hf://user/name@revision`, or another URL such as `s3://...`;
+            what is fetched is cached and its checksums are verified.
+        device: Where the network runs.
+
+    Raises:
+        BundleError: As `stunet.hub.fetch.fetch` and `stunet.bundle.load_predictor`.
+    """
+    from stunet.bundle import load_predictor
+    from stunet.hub.fetch import fetch
+
+    return load_predictor(fetch(bundle), device=device)

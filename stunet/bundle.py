@@ -2,7 +2,7 @@
 
     model.safetensors   weights; above 5 GB in shards with `model.safetensors.index.json`
     config.json         network, spacing, patch, normalisation, axis order, orientation
-    labels.json         structure names and values
+    labels.json         structure names and values; regions and what each paints, where there are
     provenance.json     training data and licences, recipe, commit, metrics
     README.md           model card
     SHA256SUMS          checksums of all of these; `sha256sum -c SHA256SUMS` checks them too
@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,19 @@ from torch import Tensor
 from stunet.errors import BundleError, ConfigError
 from stunet.inference.model_card import DataSource, Provenance, model_card
 from stunet.inference.predictor import Predictor
+from stunet.inference.regions import check_regions, label_record, regions_of
 from stunet.inference.sliding_window import WindowOptions
 from stunet.io.atomic import atomic_write_json, atomic_write_text, publish_folder, temporary_sibling
 from stunet.models.spec import ModelConfig, stage_shapes
 from stunet.registry import build_model
-from stunet.types import Channel, Preprocessing
+from stunet.types import Channel, Preprocessing, Region
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2 adds regions, which 1 would take for classes; without any, 1 is written
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, LABELS, PROVENANCE = "config.json", "labels.json", "provenance.json"
 CARD, SUMS = "README.md", "SHA256SUMS"
 SHARD_BYTES = 5 * 10**9  # the Hub's convention
+SHA256_DIGITS = 64
 NAMES_SHOWN = 8  # of tensors that do not fit, per kind: an error stays one readable line
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -55,10 +57,12 @@ class Bundle:
         folder: Where it lies.
         model: The network.
         preprocessing: What a volume goes through before it.
-        labels: Structure name to value, background included; values are output channels.
+        labels: Structure name to value, background included; values are output channels unless
+            there are regions.
         provenance: Where the weights come from.
         sha256: Of `SHA256SUMS`, hence of everything: the identity of the bundle.
         weight_files: Names of the safetensors files.
+        regions: What the output channels are where they may overlap.
     """
 
     folder: Path
@@ -68,6 +72,13 @@ class Bundle:
     provenance: Provenance
     sha256: str
     weight_files: tuple[str, ...]
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """What the network tells: name to output channel."""
+        named = {region.name: channel for channel, region in enumerate(self.regions)}
+        return named or dict(self.labels)
 
 
 def write_bundle(
@@ -77,18 +88,21 @@ def write_bundle(
     labels: Mapping[str, int],
     state_dict: Mapping[str, Tensor],
     provenance: Provenance,
-    shard_bytes: int = SHARD_BYTES,
+    regions: Sequence[Region] = (),
 ) -> Path:
     """Write a bundle, whole or not at all, and return its folder.
+
+    Weights above `SHARD_BYTES` are cut into files of about that size.
 
     Args:
         folder: Must not exist yet.
         model: The network, strides included.
         preprocessing: Its channels must be as many as the network's.
-        labels: Structure name to value, background included; values are output channels.
+        labels: Structure name to value, background included; values are output channels unless
+            there are regions.
         state_dict: Tensors under the network's own key names, on any device.
         provenance: Where they come from.
-        shard_bytes: Weights above this size are cut into files of about it.
+        regions: What the output channels are where they may overlap, in order.
 
     Raises:
         BundleError: The folder exists, or the parts do not fit each other.
@@ -96,28 +110,27 @@ def write_bundle(
     folder = Path(folder)
     if folder.exists():
         raise BundleError(f"bundle {folder}: is already there; remove it or name another folder")
-    _check_parts(folder, model, preprocessing, labels)
+    regions = tuple(regions)
+    _check_parts(folder, model, preprocessing, labels, regions)
     _check_fit(folder, model, {name: tuple(t.shape) for name, t in state_dict.items()})
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(folder)
     temporary.mkdir()
     try:
-        save_torch_state_dict(dict(state_dict), temporary, max_shard_size=shard_bytes)
+        save_torch_state_dict(dict(state_dict), temporary, max_shard_size=SHARD_BYTES)
         config = {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if regions else 1,
             "axis_order": "zyx",
             "orientation": "RAS+",
             "model": asdict(model),
             "preprocessing": asdict(preprocessing),
         }
         atomic_write_json(temporary / CONFIG, config)
-        atomic_write_json(temporary / LABELS, {"labels": dict(labels)})
-        atomic_write_json(temporary / PROVENANCE, _without_nan(asdict(provenance)))
-        card = model_card(folder.name, model, preprocessing, labels, provenance)
+        atomic_write_json(temporary / LABELS, label_record(labels, regions))
+        write_provenance(temporary, provenance)
+        card = model_card(folder.name, model, preprocessing, labels, provenance, regions=regions)
         atomic_write_text(temporary / CARD, card)
-        sums = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-        atomic_write_text(temporary / SUMS, text)
+        seal(temporary)
         publish_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -150,15 +163,15 @@ def read_bundle(folder: str | Path) -> Bundle:
             )
     record = {"config": config} | {n: _read_json(folder, n) for n in (LABELS, PROVENANCE)}
     try:
-        model, preprocessing, labels, provenance = _parse(record)
+        model, preprocessing, labels, provenance, regions = _parse(record)
     except KeyError as error:
         raise BundleError(f"bundle {folder}: its description lacks {error}") from None
     except (TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"bundle {folder}: its description is malformed: {error}") from None
-    _check_parts(folder, model, preprocessing, labels)
+    _check_parts(folder, model, preprocessing, labels, regions)
     _check_fit(folder, model, _shapes(folder, weight_files))
-    identity = _sha256(folder / SUMS)
-    return Bundle(folder, model, preprocessing, labels, provenance, identity, weight_files)
+    identity = sha256_of_file(folder / SUMS)
+    return Bundle(folder, model, preprocessing, labels, provenance, identity, weight_files, regions)
 
 
 def load_weights(bundle: Bundle, device: str = "cpu") -> dict[str, Tensor]:
@@ -183,25 +196,68 @@ def load_predictor(
         model = build_model(bundle.model)
     model.load_state_dict(load_weights(bundle, device), assign=True)
     model.eval().requires_grad_(False)
-    return Predictor(model, bundle.preprocessing, bundle.labels, device, window or WindowOptions())
+    window = window or WindowOptions()
+    return Predictor(model, bundle.preprocessing, bundle.labels, device, window, bundle.regions)
+
+
+def write_provenance(folder: Path, provenance: Provenance) -> None:
+    """Write a bundle's `provenance.json`; metrics that are not defined become null."""
+    atomic_write_json(folder / PROVENANCE, _without_nan(asdict(provenance)))
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of all files of a bundle that is ready otherwise."""
+    sums = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
+    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    atomic_write_text(folder / SUMS, text)
+
+
+def parse_sums(text: str, place: str | Path) -> dict[str, str]:
+    """The SHA-256 of each file, from the text of `SHA256SUMS` at `place`.
+
+    Raises:
+        BundleError: A line is malformed, or a name leads out of the bundle.
+    """
+    sums = {}
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        if not name or Path(name).name != name or name in (".", "..", SUMS):
+            raise BundleError(f"bundle {place}: {name!r} is not a plain file name; do not trust it")
+        if len(digest) != SHA256_DIGITS:
+            raise BundleError(f"bundle {place}: {SUMS} is malformed; fetch the bundle again")
+        sums[name] = digest
+    return sums
+
+
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Consistency -------------------------------------------------------------------------------------
 
 
 def _check_parts(
-    folder: Path, model: ModelConfig, preprocessing: Preprocessing, labels: Mapping[str, int]
+    folder: Path,
+    model: ModelConfig,
+    preprocessing: Preprocessing,
+    labels: Mapping[str, int],
+    regions: tuple[Region, ...],
 ) -> None:
     if len(preprocessing.channels) != model.in_channels:
         raise BundleError(
             f"bundle {folder}: {len(preprocessing.channels)} channel(s) are described, the network "
             f"takes {model.in_channels}; describe each"
         )
-    wrong = {name: value for name, value in labels.items() if not 0 <= value < model.classes}
+    if regions:
+        check_regions(folder, model.classes, labels, regions)
+    above = max(labels.values(), default=0) + 1 if regions else model.classes
+    wrong = {name: value for name, value in labels.items() if not 0 <= value < above}
     if wrong or len(set(labels.values())) < len(labels) or labels.get("background") != 0:
         raise BundleError(
-            f"bundle {folder}: labels need background 0 and distinct values below {model.classes}, "
-            f"the network's classes; got {wrong or dict(labels)}"
+            f"bundle {folder}: labels need background 0 and distinct values below {above}"
+            f"{'' if regions else ', the classes of the network'}; got {wrong or dict(labels)}"
         )
     try:
         stage_shapes(preprocessing.patch_size, model.strides)
@@ -261,22 +317,15 @@ def _existing(folder: Path, name: str) -> Path:
 
 
 def _verified_sums(folder: Path) -> dict[str, str]:
-    sums = {}
-    for line in _existing(folder, SUMS).read_text().splitlines():
-        digest, _, name = line.partition("  ")
+    sums = parse_sums(_existing(folder, SUMS).read_text(), folder)
+    for name, digest in sums.items():
         path = _existing(folder, name)
-        if _sha256(path) != digest:
+        if sha256_of_file(path) != digest:
             raise BundleError(
                 f"bundle {folder}: {name} is not the file that was published"
                 f"{_looks_like(path)}; fetch the bundle again"
             )
-        sums[name] = digest
     return sums
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _looks_like(path: Path) -> str:
@@ -317,7 +366,7 @@ def _shapes(folder: Path, weight_files: tuple[str, ...]) -> Shapes:
 
 def _parse(
     record: dict[str, Any],
-) -> tuple[ModelConfig, Preprocessing, dict[str, int], Provenance]:
+) -> tuple[ModelConfig, Preprocessing, dict[str, int], Provenance, tuple[Region, ...]]:
     config = record["config"]
     if (config["axis_order"], config["orientation"]) != ("zyx", "RAS+"):
         raise ValueError("axis order and orientation are not zyx and RAS+")
@@ -332,7 +381,8 @@ def _parse(
     data = tuple(DataSource(**entry) for entry in source["data"])
     provenance = Provenance(**(source | {"data": data}))
     labels = {str(name): int(value) for name, value in record[LABELS]["labels"].items()}
-    return ModelConfig(**config["model"]), preprocessing, labels, provenance
+    model = ModelConfig(**config["model"])
+    return model, preprocessing, labels, provenance, regions_of(record[LABELS])
 
 
 # Writing -----------------------------------------------------------------------------------------

@@ -136,9 +136,11 @@ class RemoteFolder:
         except ExceptionGroup as group:  # the first failure has cancelled the others
             raise group.exceptions[0] from group.exceptions[0].__cause__
 
-    def read_blocks(self, name: str, size: int, case_id: str = "") -> Iterator[bytes]:
-        """The first `size` bytes of a file, in order, fetched in parallel parts."""
-        for first in range(0, size, BATCH_BYTES):
+    def read_blocks(
+        self, name: str, size: int, case_id: str = "", start: int = 0
+    ) -> Iterator[bytes]:
+        """Bytes `start` to `size` (exclusive) of a file, in order, fetched in parallel parts."""
+        for first in range(start, size, BATCH_BYTES):
             last = min(size, first + BATCH_BYTES)
             yield from self.read_ranges(
                 [

@@ -167,7 +167,11 @@ def combine_channels(volumes: Sequence[Volume], allocate: Allocate = np.empty) -
     """
     first = volumes[0]
     for other in volumes[1:]:
-        _check_like(other.source, first)
+        try:
+            _check_like(other.source, first)
+        except VolumeError as error:
+            hint = "if they are registered, 'stunet data align' brings them onto one grid"
+            raise VolumeError(f"{error}; {hint}") from None
     dtype = max((volume.array.dtype for volume in volumes), key=_width)
     sources = [channel for volume in volumes for channel in volume.array]
     stacked = allocate((len(sources), *first.shape_zyx), dtype)

@@ -21,7 +21,7 @@ from stunet.bundle import (
 from stunet.errors import BundleError
 from stunet.models.spec import ModelConfig
 from stunet.registry import build_model
-from stunet.types import Channel, Preprocessing
+from stunet.types import Channel, Preprocessing, Region
 
 MODEL = ModelConfig(size="XS", in_channels=1, classes=4, strides=((2, 2, 2),) * 4 + ((1, 1, 2),))
 PREPROCESSING = Preprocessing(
@@ -118,10 +118,9 @@ def test_other_tools_accept_the_files(pristine):
     assert config["model"]["strides"][-1] == [1, 1, 2]
 
 
-def test_large_weights_are_sharded_by_the_hub_convention(weights, tmp_path):
-    folder = write_bundle(
-        tmp_path / "toy", MODEL, PREPROCESSING, LABELS, weights, PROVENANCE, shard_bytes=10**6
-    )
+def test_large_weights_are_sharded_by_the_hub_convention(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("stunet.bundle.SHARD_BYTES", 10**6)
+    folder = write_bundle(tmp_path / "toy", MODEL, PREPROCESSING, LABELS, weights, PROVENANCE)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == set(weights)
     assert len(set(index["weight_map"].values())) > 1
@@ -131,6 +130,70 @@ def test_large_weights_are_sharded_by_the_hub_convention(weights, tmp_path):
     shard = folder / index["weight_map"]["seg_outputs.0.bias"]
     shard.unlink()
     assert_refused(folder, shard.name, "missing")
+
+
+WHOLE, CORE = Region("whole", (1, 3), 1), Region("core", (3,), 3)
+
+
+def test_regions_come_back_in_the_order_of_the_outputs(tmp_path):
+    model = replace(MODEL, classes=2)
+    weights = build_model(model, seed=3).state_dict()
+    for number, regions in enumerate([(WHOLE, CORE), (CORE, WHOLE)]):
+        folder = write_bundle(
+            tmp_path / f"{number}", model, PREPROCESSING, LABELS, weights, PROVENANCE, regions
+        )
+        bundle = read_bundle(folder)
+        assert (bundle.regions, bundle.labels) == (regions, LABELS)
+        assert bundle.outputs == {region.name: i for i, region in enumerate(regions)}
+        assert load_predictor(bundle).regions == regions
+        # A version that does not know regions must not take them for classes.
+        assert json.loads((folder / "config.json").read_text())["format_version"] == 2
+    table = (
+        "| region | labels | painted as |\n| --- | --- | --- |\n| core | 3 | 3 |\n| whole | 1, 3 |"
+    )
+    assert table in (folder / "README.md").read_text()
+    assert json.loads((folder / "labels.json").read_text()) == {
+        "labels": LABELS,
+        "regions": {"core": [3], "whole": [1, 3]},
+        "regions_class_order": [3, 1],
+    }
+
+
+def test_a_bundle_without_regions_is_what_it_was_before_there_were_any(pristine):
+    assert json.loads((pristine / "config.json").read_text())["format_version"] == 1
+    assert json.loads((pristine / "labels.json").read_text()) == {"labels": LABELS}
+    assert "Regions" not in (pristine / "README.md").read_text()
+    bundle = read_bundle(pristine)
+    assert (bundle.regions, bundle.outputs) == ((), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("regions", "word"),
+    [
+        ((WHOLE,), "1 region(s) are described, the network has 2 output(s)"),
+        ((WHOLE, WHOLE), "under a name of its own"),
+        ((WHOLE, replace(CORE, values=(3, 2))), "region 'core' is of labels [3, 2]"),
+        ((WHOLE, replace(CORE, values=())), "region 'core' is of labels []"),
+        ((WHOLE, replace(CORE, paints=2)), "paints 2; use values of its labels, which are [0, 1,"),
+    ],
+)
+def test_regions_that_do_not_fit_are_not_written(regions, word, tmp_path):
+    model = replace(MODEL, classes=2)
+    weights = build_model(model, seed=3).state_dict()
+    with pytest.raises(BundleError) as caught:
+        write_bundle(tmp_path / "toy", model, PREPROCESSING, LABELS, weights, PROVENANCE, regions)
+    assert word in str(caught.value) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_order_of_another_length_is_malformed(tmp_path):
+    model = replace(MODEL, classes=2)
+    weights = build_model(model, seed=3).state_dict()
+    folder = write_bundle(
+        tmp_path / "toy", model, PREPROCESSING, LABELS, weights, PROVENANCE, (WHOLE, CORE)
+    )
+    edit(folder, "labels.json", lambda record: record["regions_class_order"].pop())
+    assert_refused(folder, "malformed")
 
 
 def test_the_same_parts_give_the_same_bytes(pristine, weights, tmp_path):
@@ -231,8 +294,8 @@ def test_a_pickle_instead_of_weights_is_never_opened(folder, tmp_path):
 
 
 def test_newer_format(folder):
-    edit(folder, "config.json", lambda c: c.update(format_version=2))
-    assert_refused(folder, "version 2", "upgrade")
+    edit(folder, "config.json", lambda c: c.update(format_version=3))
+    assert_refused(folder, "version 3", "upgrade")
 
 
 @pytest.mark.parametrize(
