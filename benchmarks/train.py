@@ -1,4 +1,4 @@
-"""The loss and a training step: `python -m benchmarks.train --json FILE`.
+"""The loss, augmentation and a training step: `python -m benchmarks.train --json FILE`.
 
 With `--peers PYTHON` beside nnU-Net's loss and the official network in plain torch, else the loss
 beside a one-hot target. Where both environments see a GPU, steps of STU-Net-B and -H run there.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.inputs import LABELS
 from benchmarks.rows import OURS, Row, Session, main, row, take_turns
 from benchmarks.worker import Worker
 
@@ -21,19 +23,26 @@ ONE_HOT = "plain torch with a one-hot target"
 SIDES = (64, 128)  # voxels
 EVERY = 7  # gradients are compared at every seventh number, which is prime to all strides
 PEAK, WALL, GPU = (attrgetter(name) for name in ("peak_mb", "wall_ms", "gpu_mb"))
+WORKER, FEW = "ours, a worker's loops", "ours, 2 labels"
+PATCHES = 20  # of which some 7 are turned or scaled
 UNFUSED, KEPT = "ours without the fused kernel", "ours, all feature maps kept"
+AS_IS = "ours as it is"
 
 
 def measure(session: Session) -> Iterator[Row]:
     """All rows of this file."""
     for side in SIDES:
         yield from _loss(session, side)
+    yield from _augmentation(session, "cpu")
     yield from _switch(session, "S", side=64, device="cpu", peer=KEPT)
     if session.peers:
         yield from _step(session, "S", side=64, device="cpu")
     if torch.cuda.is_available():
+        yield from _augmentation(session, "cuda")
         for peer in (UNFUSED, KEPT):
             yield from _switch(session, "B", side=128, device="cuda", peer=peer)
+        for trial in ("compiled", "channels last"):
+            yield from _trial(session, trial, "B", side=128)
         if session.peers:
             yield from _loss_on_gpu(session, side=128)
             for size in ("B", "H"):
@@ -66,6 +75,26 @@ def _difference(session: Session, side: int) -> float:
     return float(abs(mine - theirs).max() / abs(theirs).max())
 
 
+def _augmentation(session: Session, device: str) -> Iterator[Row]:
+    """The device's operations beside a worker's loops, and with many labels beside few.
+
+    On a CPU the first says only why workers do it there.
+    """
+    many, few = {"patches": PATCHES, "classes": LABELS}, {"patches": PATCHES, "classes": 2}
+    sides = {
+        OURS: session.own("augment:augmenting", place=device, **many),
+        WORKER: session.own("augment:augmenting", place="worker", **many),
+        FEW: session.own("augment:augmenting", place=device, **few),
+    }
+    turns = take_turns(sides, session.rounds)
+    kind: dict[str, Any] = {}
+    if device == "cuda":
+        kind = {"of": WALL, "unit": "ms", "where": torch.cuda.get_device_name()}
+    work = f"augmentation by the device's operations, per 128^3 patch, {LABELS} labels"
+    yield row(work, turns, WORKER, per=PATCHES, **kind)
+    yield row(work, turns, FEW, per=PATCHES, **kind)
+
+
 def _loss_on_gpu(session: Session, side: int) -> Iterator[Row]:
     both = {"classes": CLASSES, "side": side, "device": "cuda"}
     sides = {OURS: session.own("loss:gradient", **both)}
@@ -96,6 +125,20 @@ def _switch(session: Session, size: str, side: int, device: str, peer: str) -> I
     name = torch.cuda.get_device_name()
     yield row(work, turns, peer, of=WALL, unit="ms", where=name)
     yield row(f"{work}: peak memory", turns, peer, of=GPU, unit="MB", where=name)
+
+
+def _trial(session: Session, trial: str, size: str, side: int) -> Iterator[Row]:
+    """What did not pay on a CPU (docs/log.md), on a GPU; `fused_norm` beside it, as by default."""
+    both = {"size": size, "classes": CLASSES, "side": side, "batch": 2, "device": "cuda"}
+    with Worker() as ours, Worker() as others:
+        sides = {
+            OURS: ours.open("ours.step:training_step", **both, trial=trial),
+            AS_IS: others.open("ours.step:training_step", **both),
+        }
+        turns = take_turns(sides, session.rounds)
+    work, name = f"training step, STU-Net-{size}, {side}^3, {trial}", torch.cuda.get_device_name()
+    yield row(work, turns, AS_IS, of=WALL, unit="ms", where=name)
+    yield row(f"{work}: peak memory", turns, AS_IS, of=GPU, unit="MB", where=name)
 
 
 def _step(session: Session, size: str, side: int, device: str) -> Iterator[Row]:

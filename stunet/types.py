@@ -62,6 +62,22 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Region:
+    """What one output of a network stands for where outputs may overlap.
+
+    Attributes:
+        name: What it is called in logs and scores.
+        values: The label values that it is the union of.
+        paints: The label value that a voxel gets where the output is positive, unless a later
+            region is positive there too.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    paints: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """What the loader yields and the step consumes.
 
@@ -70,9 +86,11 @@ class Batch:
         label_bdhw: int16 label values; `ignore_label` of the data set where unlabelled.
         sample_ids: The global sample index of each row: patch i is a pure function of (seed, i).
         case_ids: The case each row was cut from, for messages.
-        annotated_bk: bool, the classes that are annotated in each row, background included; None:
-            all in every row. Where a row lacks a class, its voxels of value 0 may belong to it.
+        annotated_bk: bool, the outputs of a network that are annotated in each row: classes,
+            background included, or regions; None: all in every row. Where a row lacks a class, its
+            voxels of value 0 may belong to it.
         patch_s: Mean seconds that a worker took to read and augment a row; 0: not measured.
+        augment_s: Of these, what the augmentation took.
     """
 
     image_bcdhw: torch.Tensor
@@ -81,6 +99,7 @@ class Batch:
     case_ids: tuple[str, ...] = field(default=())
     annotated_bk: torch.Tensor | None = None
     patch_s: float = 0.0
+    augment_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from itertools import accumulate
 from typing import Any
 
-from stunet.data.patches import Patch, PatchDraw, PatchSource
+from stunet.data.patches import Patch, PatchDraw, PatchSource, RawPatch, Room
 from stunet.data.sampler import Purpose, SamplerConfig, permuted, visit_of
 from stunet.errors import ConfigError
 
@@ -101,8 +101,16 @@ class MixedSource:
         Raises:
             DataError: Its voxels are missing or damaged.
         """
+        return self.raw(sample).augmented()
+
+    def raw(self, sample: int, room: Room | None = None) -> RawPatch:
+        """Read patch number `sample`, into `room` if it has that size.
+
+        Raises:
+            DataError: Its voxels are missing or damaged.
+        """
         part, visit = self._place(sample)
-        return part.patch(sample, visit)
+        return part.raw(sample, room, visit)
 
     def draw(self, sample: int) -> PatchDraw:
         """Make all draws of a patch without reading a voxel."""

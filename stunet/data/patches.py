@@ -7,9 +7,8 @@ stored nor with what other data sets it is mixed (`stunet.data.mixture`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,10 +26,10 @@ from stunet.data.sampler import (
 from stunet.errors import ConfigError, DataError
 from stunet.io.manifest import CaseRow, DatasetInfo
 from stunet.transforms.augment import AugmentConfig, draw_intensity, draw_spatial
-from stunet.transforms.intensity import IntensityDraw, apply_intensity
-from stunet.transforms.label_vote import vote_labels
+from stunet.transforms.intensity import IntensityDraw
 from stunet.transforms.normalize import normalize
-from stunet.transforms.spatial import SpatialDraw, mirror, plan_sampling, resample_image
+from stunet.transforms.spatial import SpatialDraw
+from stunet.transforms.windows import Window, augment, plan_augmentation, with_noise
 from stunet.types import Size3
 
 
@@ -50,7 +49,7 @@ class CaseReader(Protocol):
     def info(self) -> DatasetInfo: ...  # noqa: D102
 
     @property
-    def rows(self) -> tuple[CaseRow, ...]: ...  # noqa: D102
+    def rows(self) -> Sequence[CaseRow]: ...  # noqa: D102
 
     def read_patch(
         self, case: int, start_zyx: Size3, shape_zyx: Size3
@@ -62,6 +61,9 @@ class CaseReader(Protocol):
 
     def foreground(self, case: int, label_value: int) -> np.ndarray:
         """Return voxels of a label, int64 (n, 3) as z, y, x."""
+
+
+Room = tuple[torch.Tensor, torch.Tensor]  # of a patch: float32 (C, D, H, W), int16 (D, H, W)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,28 @@ class PatchDraw:
 
 
 @dataclass(frozen=True)
+class RawPatch:
+    """A training example before its augmentation.
+
+    Attributes:
+        window: The voxels it needs, and what is to be done to them.
+        draw, annotated_k: As in `Patch`.
+    """
+
+    window: Window
+    draw: PatchDraw
+    annotated_k: torch.Tensor | None = None
+
+    def augmented(self) -> Patch:
+        """Augment it here, on the CPU."""
+        return Patch(*augment(self.window), self.draw, self.annotated_k)
+
+    def for_device(self) -> RawPatch:
+        """With all that the device cannot make by itself."""
+        return replace(self, window=with_noise(self.window))
+
+
+@dataclass(frozen=True)
 class Patch:
     """One training example.
 
@@ -94,8 +118,8 @@ class Patch:
         image_cdhw: float32, normalised and augmented; 0 outside the volume.
         label_dhw: int16; 0 outside the volume.
         draw: How it came about.
-        annotated_k: bool, the classes that are annotated in its case, background included; None:
-            all.
+        annotated_k: bool, the outputs of a network that are annotated in its case: classes,
+            background included, or regions; None: all.
     """
 
     image_cdhw: torch.Tensor
@@ -152,20 +176,30 @@ class PatchSource:
         Raises:
             DataError: A shard is missing or damaged.
         """
-        return self.patch(sample, visit_of(sample, self._sampler))
+        return self.raw(sample).augmented()
 
-    def patch(self, sample: int, visit: int) -> Patch:
-        """Read and augment patch number `sample` of a run, cut in a visit of this data set.
+    def raw(self, sample: int, room: Room | None = None, visit: int | None = None) -> RawPatch:
+        """Read what patch number `sample` of a run needs, cut in a visit of this data set.
+
+        Args:
+            sample: Its number.
+            room: Where to put the window if it has that size and its voxels stay as they are.
+            visit: Of this data set, if that does not follow from the number alone.
 
         Raises:
             DataError: A shard is missing or damaged.
         """
         draw = self.draw(sample, visit)
-        with _one_torch_thread():
-            image, label = self._cut(draw)
-            image_cdhw = apply_intensity(torch.from_numpy(image), draw.intensity)
+        augmentation, start, shape = plan_augmentation(
+            draw.spatial,
+            draw.intensity,
+            self._store.info.spacing_mm,
+            draw.start_zyx,
+            self._patch_size,
+        )
+        image, label = self._read(draw.case, start, shape, room)
         annotated_k = _annotated(self._store.rows[draw.case], self._store.info)
-        return Patch(image_cdhw, torch.from_numpy(label), draw, annotated_k)
+        return RawPatch(Window(image, label, augmentation), draw, annotated_k)
 
     def case(self, visit: int) -> int:
         """Return the case of a visit: an index into the rows."""
@@ -209,52 +243,50 @@ class PatchSource:
         row = self._store.rows[self.case(visit)]
         return f"case {row.case_id}, shard {self._store.root}/{row.path}"
 
-    def _cut(self, draw: PatchDraw) -> tuple[np.ndarray, np.ndarray]:
-        """Return the spatially transformed image (C, D, H, W) float32 and label (D, H, W) int16."""
-        if not draw.spatial.interpolates:
-            image, label = self._read(draw.case, draw.start_zyx, self._patch_size)
-            flips = draw.spatial.mirror
-            return (
-                np.ascontiguousarray(mirror(image, flips)),
-                np.ascontiguousarray(mirror(label, flips), np.int16),
-            )
-        sampling = plan_sampling(
-            draw.spatial, self._store.info.spacing_mm, draw.start_zyx, self._patch_size
-        )
-        image, label = self._read(draw.case, sampling.window_start, sampling.window_shape)
-        return resample_image(image, sampling), vote_labels(label, sampling)
-
-    def _read(self, case: int, start_zyx: Size3, shape_zyx: Size3) -> tuple[np.ndarray, np.ndarray]:
+    def _read(
+        self, case: int, start_zyx: Size3, shape_zyx: Size3, room: Room | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a normalised box of a case and its labels, both 0 where the box leaves the volume.
 
-        Every box of a patch meets the volume, since its centre lies inside.
+        Labels are uint8 or int16. Every box of a patch meets the volume: its centre lies inside.
         """
         row = self._store.rows[case]
         axes = list(zip(start_zyx, shape_zyx, row.shape_zyx, strict=True))
         z, y, x = ((max(start, 0), min(start + size, side)) for start, size, side in axes)
         first, shape = (z[0], y[0], x[0]), (z[1] - z[0], y[1] - y[0], x[1] - x[0])
         stored, label = self._store.read_patch(case, first, shape)
+        if room is not None and room[1].shape == shape:
+            network_input(self._store, case, stored, room[0].numpy())
+            np.copyto(room[1].numpy(), label, casting="unsafe")  # no label is above 32767
+            return room
         image = network_input(self._store, case, stored)
-        if shape == shape_zyx:
-            return image, label
-        before = [low - start for low, start in zip(first, start_zyx, strict=True)]
-        return _embed(image, shape_zyx, before), _embed(label, shape_zyx, before)
+        if shape != shape_zyx:
+            before = [low - start for low, start in zip(first, start_zyx, strict=True)]
+            image, label = (_embed(array, shape_zyx, before) for array in (image, label))
+        if label.dtype == np.uint16:
+            label = label.view(np.int16)  # no label is above 32767
+        # A view of a kept volume is copied: torch takes writable arrays only.
+        return torch.from_numpy(image), torch.from_numpy(np.require(label, requirements=["C", "W"]))
 
 
-def network_input(store: CaseReader, case: int, stored_czyx: np.ndarray) -> np.ndarray:
+def network_input(
+    store: CaseReader, case: int, stored_czyx: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     """Return stored voxels of a case as a network sees them: physical values, then normalised.
 
     Returns:
-        New (C, z, y, x) float32 array.
+        (C, z, y, x) float32 array: `out`, or a new one.
     """
     row = store.rows[case]
-    return normalize(stored_czyx, store.info.channels, row.statistics, row.scale, row.offset)
+    return normalize(stored_czyx, store.info.channels, row.statistics, row.scale, row.offset, out)
 
 
 def _annotated(row: CaseRow, info: DatasetInfo) -> torch.Tensor | None:
     """Return which outputs of a network are annotated in a case, bool (K,); None if all are."""
     if row.annotated is None or {0, *row.annotated} >= set(info.labels.values()):
         return None
+    if info.regions:
+        return torch.tensor([{*row.annotated}.issuperset(r) for r in info.regions.values()])
     annotated_k = torch.zeros(max(info.labels.values()) + 1, dtype=torch.bool)
     annotated_k[[0, *row.annotated]] = True
     return annotated_k
@@ -266,14 +298,3 @@ def _embed(array: np.ndarray, shape_zyx: Size3, before: Sequence[int]) -> np.nda
     z, y, x = (slice(b, b + side) for b, side in zip(before, array.shape[-3:], strict=True))
     whole[..., z, y, x] = array
     return whole
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Sums depend in their last bits on how many threads share them; patches must not."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

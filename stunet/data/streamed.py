@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stunet.data.mixture import MixedSource
-from stunet.data.patches import Patch
+from stunet.data.patches import Patch, RawPatch, Room
 from stunet.data.sampler import SamplerConfig, visit_of
 from stunet.io.manifest import CaseRow, DatasetInfo
 from stunet.io.tar_set import TarSet, Volume
@@ -55,7 +55,7 @@ class PooledVolumes:
         return self._tars.info
 
     @property
-    def rows(self) -> tuple[CaseRow, ...]:
+    def rows(self) -> Sequence[CaseRow]:
         """The cases."""
         return self._tars.rows
 
@@ -118,6 +118,14 @@ class StreamedSource:
         Raises:
             DataError: Its volume cannot be fetched, or is damaged.
         """
+        return self.raw(sample).augmented()
+
+    def raw(self, sample: int, room: Room | None = None) -> RawPatch:
+        """Read patch number `sample`, into `room` if it has that size.
+
+        Raises:
+            DataError: Its volume cannot be fetched, or is damaged.
+        """
         lanes = self._sampler.volumes_at_once
         now, next_turn = (visit_of(s, self._sampler) for s in (sample, sample + lanes))
         visits = (now,) if next_turn == now else (now, next_turn)
@@ -125,7 +133,7 @@ class StreamedSource:
         for number, pool in enumerate(self._pools):
             if pool is not None:
                 pool.keep(sample % lanes, [case for part, case in visited if part == number])
-        return self._source[sample]
+        return self._source.raw(sample, room)
 
     def describe(self, sample: int) -> dict[str, Any]:
         """Return the draws of a patch as plain values that JSON can hold."""

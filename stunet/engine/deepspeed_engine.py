@@ -9,7 +9,7 @@ Written against DeepSpeed 0.19.8; what it relies on beyond the public interface 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,11 @@ import torch.distributed as dist
 from torch import nn
 
 from stunet.engine import distributed
+from stunet.engine.broadcast import from_main
 from stunet.engine.ema import SharedOutWeights, decay_at, whole_shape
 from stunet.engine.optim import (
     OptimConfig,
+    ParameterGroup,
     build_optimizer,
     clip_gradients,
     create_state,
@@ -102,7 +104,12 @@ class TrainEngine:
 
     @classmethod
     def start(
-        cls, model: nn.Module, optim: OptimConfig, parallel: ParallelConfig, global_batch: int
+        cls,
+        model: nn.Module,
+        optim: OptimConfig,
+        parallel: ParallelConfig,
+        global_batch: int,
+        groups: Sequence[ParameterGroup] = (),
     ) -> TrainEngine:
         """Hand `model` to DeepSpeed; rank 0's weights become everyone's.
 
@@ -112,6 +119,7 @@ class TrainEngine:
             optim: The optimiser.
             parallel: How the work is spread.
             global_batch: Patches per optimiser step over all ranks.
+            groups: All weights of the model, where they do not all move alike.
 
         Raises:
             ConfigError: The batch cannot be divided, an entry of `parallel.deepspeed` is ours, or
@@ -133,7 +141,7 @@ class TrainEngine:
             accumulation_steps(global_batch, parallel.micro_batch, world),
             sum(parameter.numel() for parameter in model.parameters()),
         )
-        optimizer = build_optimizer(model.parameters(), optim)
+        optimizer = build_optimizer(model.parameters(), optim, groups)
         wrapped, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         wrapped.train()
         return cls(wrapped, optimizer, optim, global_batch)
@@ -257,7 +265,8 @@ class TrainEngine:
         """Set the average on every rank; `read` as in `load_weights`, which comes first."""
         assert self._average is not None
         for name, parameter in self._trained.items():
-            self._average.set(name, self._from_main(read, name, whole_shape(parameter)))
+            whole = from_main(read, name, whole_shape(parameter), self.device)
+            self._average.set(name, whole)
 
     def optimizer_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and whole shape of every tensor of the optimiser state."""
@@ -289,7 +298,8 @@ class TrainEngine:
             steps_done: Optimiser steps taken before.
         """
         for name, parameter, key in self._moments:
-            whole = self._from_main(read, f"{key}/{name}", whole_shape(parameter))
+            shape = whole_shape(parameter)
+            whole = from_main(read, f"{key}/{name}", shape, self.device)
             self._moments.set(parameter, key, whole)
         if self._counts_steps:
             step = read("step").clone() if distributed.is_main() else torch.zeros(())
@@ -306,16 +316,6 @@ class TrainEngine:
                 fragments.safe_set_local_fp32_param(parameter, share)
         elif self.zero_stage > 0:
             self._wrapped.optimizer.refresh_fp32_params()
-
-    def _from_main(
-        self, read: Callable[[str], torch.Tensor], name: str, shape: tuple[int, ...]
-    ) -> torch.Tensor:
-        """On every rank what rank 0 reads."""
-        whole = torch.empty(shape, device=self.device)
-        if distributed.is_main():
-            whole.copy_(read(name))
-        dist.broadcast(whole, src=0)
-        return whole
 
     @property
     def _trained(self) -> dict[str, nn.Parameter]:

@@ -10,10 +10,13 @@ from torch import nn
 
 from stunet.losses.deep_supervision import deep_supervision_weights
 
+HEADS = ("seg_outputs", "decoder.seg_layers")  # in the networks of the registry, coarsest first
+
 
 def freeze_idle_heads(model: nn.Module) -> None:
-    """Freeze those `seg_outputs` (coarsest first) whose outputs have weight 0 in the loss."""
-    heads = list(model.get_submodule("seg_outputs").children())[::-1]
+    """Freeze those heads whose outputs have weight 0 in the loss."""
+    modules = dict(model.named_modules())
+    heads = [head for name in HEADS if name in modules for head in modules[name].children()][::-1]
     for head, weight in zip(heads, deep_supervision_weights(len(heads)), strict=True):
         if weight == 0:
             head.requires_grad_(False)

@@ -31,6 +31,7 @@ from stunet.engine.tracking import Tracker, TrackingConfig
 from stunet.engine.watchdog import Watchdog
 from stunet.errors import ConfigError, Preempted, TrainingError
 from stunet.io.atomic import atomic_write_json
+from stunet.transforms.windows import WindowBatch
 from stunet.types import Batch
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Hooks:
 
 def fit(
     engine: TrainEngine,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | WindowBatch],
     loss_function: LossFunction,
     state: TrainState,
     run: Path,

@@ -22,6 +22,7 @@ from stunet.engine.hardware import peak_flops
 from stunet.engine.lag import Lag, LagWatch, slowest
 from stunet.engine.step import StepResult
 from stunet.errors import TrainingError
+from stunet.transforms.windows import WindowBatch
 from stunet.types import Batch
 
 DATA_LIMIT = 0.05  # of the time; below it more workers gain nothing worth their memory
@@ -63,7 +64,7 @@ class Meter:
         self._lag_watch = LagWatch(distributed.gather_text(socket.gethostname()))
         self._restart()
 
-    def draw(self, stream: Iterator[Batch], count: int) -> list[Batch]:
+    def draw(self, stream: Iterator[Batch | WindowBatch], count: int) -> list[Batch | WindowBatch]:
         """Take the micro-batches of one step from the stream and note how long that took.
 
         Raises:
@@ -75,6 +76,7 @@ class Meter:
         if len(batches) < count:
             raise TrainingError("the data ended before the run; give a stream that does not end")
         self._patch_s += [batch.patch_s for batch in batches]
+        self._augment_s += [batch.augment_s for batch in batches]
         patches = sum(len(batch.sample_ids) for batch in batches)
         assert patches * distributed.world() == self._global_batch, "stream and engine disagree"
         return batches
@@ -98,6 +100,7 @@ class Meter:
         """Take in a step."""
         self._steps += 1
         self._last = result
+        self._on_device_s += result.augment_s
         if not result.skipped:
             self._losses.append(self.loss)
 
@@ -113,8 +116,13 @@ class Meter:
         elapsed = time.perf_counter() - self._began
         waiting = fmean(self._waited_s) / elapsed
         samples_per_s = self._steps * self._global_batch / elapsed
-        mine = [_peak_memory_bytes(self._device), fmean(self._patch_s)]
-        peaks, patch_s = zip(*distributed.gather_numbers(mine), strict=True)
+        on_device_s = self._on_device_s / self._steps
+        mine = [
+            _peak_memory_bytes(self._device),
+            fmean(self._patch_s) + on_device_s,
+            fmean(self._augment_s) + on_device_s,
+        ]
+        peaks, patch_s, augment_s = zip(*distributed.gather_numbers(mine), strict=True)
         values = {
             "loss": fmean(self._losses) if self._losses else math.nan,
             "lr": self._last.lr,
@@ -122,6 +130,7 @@ class Meter:
             "samples_per_s": samples_per_s,
             "data_wait_fraction": waiting,
             "patch_ms": fmean(patch_s) * 1e3,
+            "augment_ms": fmean(augment_s) * 1e3,
             "peak_memory_gb": max(peaks) / 1e9,
         }
         if self._peak_flops is not None and self._flops_per_patch is not None:
@@ -145,6 +154,8 @@ class Meter:
         self._steps = 0
         self._losses: list[float] = []
         self._patch_s: list[float] = []
+        self._augment_s: list[float] = []
+        self._on_device_s = 0.0
 
 
 def _limit(values: dict[str, float], lag: Lag) -> str:

@@ -7,7 +7,7 @@ and handed over, so that no CPU or CUDA extension has to be compiled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,27 +86,60 @@ def learning_rate(config: OptimConfig, step: int) -> float:
     return config.lr * left**config.power
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Weights that move alike.
+
+    Attributes:
+        parameters: Those that want no gradient are passed over.
+        lr_scale: Their learning rate as a multiple of the schedule's, at every step.
+        weight_decay: Theirs; None: that of the configuration.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the rate `lr`."""
+    """Give every parameter group its multiple of the rate `lr`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimConfig
+    parameters: Iterable[nn.Parameter], config: OptimConfig, groups: Sequence[ParameterGroup] = ()
 ) -> torch.optim.Optimizer:
-    """A torch optimiser over those parameters that want a gradient."""
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    """A torch optimiser over those parameters that want a gradient.
+
+    Args:
+        parameters: Of the model.
+        config: How they move.
+        groups: The same parameters, where they do not all move alike.
+
+    Raises:
+        ConfigError: None does.
+    """
+    trainable = [
+        {
+            "params": trained,
+            "lr_scale": group.lr_scale,
+            "weight_decay": (
+                config.weight_decay if group.weight_decay is None else group.weight_decay
+            ),
+        }
+        for group in groups or (ParameterGroup(tuple(parameters)),)
+        if (trained := [p for p in group.parameters if p.requires_grad])
+    ]
+    if not trainable:
+        raise ConfigError("nothing of the network is trained; free a part of it")
     if config.name == "adamw":
-        return torch.optim.AdamW(
-            trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-        )
+        return torch.optim.AdamW(trainable, lr=config.lr, betas=config.betas)
     return torch.optim.SGD(
         trainable,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
-        weight_decay=config.weight_decay,
     )
 
 

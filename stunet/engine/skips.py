@@ -13,6 +13,7 @@ from typing import Any
 
 from stunet.engine import distributed
 from stunet.engine.step import StepResult
+from stunet.transforms.windows import WindowBatch
 from stunet.types import Batch
 
 SKIPPED = "skipped.jsonl"
@@ -22,7 +23,10 @@ DescribeSample = Callable[[int], Mapping[str, Any]]
 
 
 def explain(
-    step: int, result: StepResult, batches: Sequence[Batch], describe: DescribeSample | None
+    step: int,
+    result: StepResult,
+    batches: Sequence[Batch | WindowBatch],
+    describe: DescribeSample | None,
 ) -> tuple[str, dict[str, Any]]:
     """Return the reason in words and the row for `SKIPPED`; all ranks call it.
 
@@ -50,7 +54,9 @@ def explain(
     return f"{reason}; samples {names}", {"step": step, "reason": reason, "samples": samples}
 
 
-def _gather_samples(result: StepResult, batches: Sequence[Batch]) -> list[dict[str, Any]]:
+def _gather_samples(
+    result: StepResult, batches: Sequence[Batch | WindowBatch]
+) -> list[dict[str, Any]]:
     """All patches of the step, in their order."""
     mine = [
         {"sample": sample, "case": case, "loss": loss}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stunet.engine.arrival import DeviceClock, patches_on
+from stunet.transforms.windows import WindowBatch
 from stunet.types import Batch
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class StepResult:
             or the step was rejected.
         rejected: Whether `reject` said so.
         lr: Learning rate of this step.
+        augment_s: Mean seconds that a patch was augmented for on the device; 0 where the loader
+            did it.
     """
 
     losses: torch.Tensor
@@ -38,21 +42,24 @@ class StepResult:
     skipped: bool
     rejected: bool
     lr: float
+    augment_s: float = 0.0
 
 
 def train_step(
     engine: TrainEngine,
-    batches: Sequence[Batch],
+    batches: Sequence[Batch | WindowBatch],
     loss_function: LossFunction,
     reject: Reject = lambda losses: False,
 ) -> StepResult:
-    """Forward, loss and backward on each micro-batch, then one optimiser step.
+    """Forward, loss and backward on each micro-batch, augmented if it is not yet, then one update.
 
     `reject` is asked once, when all losses are known and the last gradient is not.
     """
     losses: list[torch.Tensor] = []
     rejected = False
-    for batch in batches:
+    clock = DeviceClock(engine.device)
+    for arrived in batches:
+        batch = patches_on(engine.device, arrived, clock)
         logits = engine.forward(batch.image_bcdhw)
         wanted = [batch.label_bdhw]
         if batch.annotated_bk is not None:
@@ -65,4 +72,7 @@ def train_step(
             loss = loss * torch.nan  # the engine skips the step, as for any loss that is not finite
         engine.backward(loss)
     update = engine.step()
-    return StepResult(torch.stack(losses), update.grad_norm, update.skipped, rejected, update.lr)
+    augment_s = clock.seconds() / sum(len(batch.sample_ids) for batch in batches)
+    return StepResult(
+        torch.stack(losses), update.grad_norm, update.skipped, rejected, update.lr, augment_s
+    )

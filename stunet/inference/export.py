@@ -1,7 +1,7 @@
 """From planes of logits on the network's grid to labels on the grid of the scan.
 
-Both grids cover the same box in space. Two neighbouring planes of all classes are held at a time,
-never all classes of a volume, on either grid.
+Both grids cover the same box in space. Two neighbouring planes of all outputs are held at a time,
+never all outputs of a volume, on either grid.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ from collections.abc import Iterable
 import numpy as np
 from torch import Tensor
 
-from stunet.inference.plane_labels import Line, Plane, interpolation_line, labels_between
+from stunet.inference.plane_labels import (
+    Line,
+    Paints,
+    Plane,
+    interpolation_line,
+    labels_between,
+)
 from stunet.inference.sliding_window import Box
 from stunet.io.voxels import label_dtype
 from stunet.types import Size3
@@ -23,8 +29,9 @@ def labels_on_grid(
     shape_from: Size3,
     shape_to: Size3,
     region: Box | None = None,
+    paints: Paints = (),
 ) -> np.ndarray:
-    """Interpolate logits linearly onto `shape_to` and take the largest class.
+    """Interpolate logits linearly onto `shape_to` and decide on a label.
 
     Args:
         planes_kab: (K, A, B) float32 each, along axis `order[0]`; A and B are the other two.
@@ -32,13 +39,16 @@ def labels_on_grid(
         shape_from: The grid of the logits, z y x.
         shape_to: Shape of the result, z y x.
         region: The part of `shape_from` that the planes cover; all of it without.
+        paints: The label values of outputs that may overlap, in the order of painting; empty: the
+            index of the largest logit is the label.
 
     Returns:
-        `shape_to` class indices, uint8 up to 256 classes, else uint16. Equal logits give the
-        smaller index. What lies outside of `region` is 0.
+        `shape_to` labels, uint8, uint16 where one can be above 255. Equal logits give the smaller
+        index. What lies outside of `region` is 0.
 
     Source:
-        nnU-Net's export: logits of each class resampled with order 1, then arg-max.
+        nnU-Net's export: logits of each class resampled with order 1, then arg-max, or for regions
+        painted one over the other where the sigmoid is above 0.5, which is a logit above 0.
     """
     whole = tuple(slice(0, length) for length in shape_from)
     parts, lines = zip(
@@ -52,9 +62,9 @@ def labels_on_grid(
     labels: np.ndarray | None = None
     below: Plane | None = None
     for index, logits_kab in enumerate(planes_kab):
-        above = Plane(logits_kab)
+        above = Plane(logits_kab, paints)
         if labels is None:
-            labels = np.zeros(shape_to, label_dtype(len(logits_kab) - 1))
+            labels = np.zeros(shape_to, label_dtype(above.largest_label))
         for lower, first in ((index - 1, below), (index, above)):
             here = np.flatnonzero((along.upper == index) & (along.lower == lower))
             if len(here) and first is not None:

@@ -23,7 +23,7 @@ from stunet.inference.sweep import Network, Progress
 from stunet.io.volume import Volume, combine_channels, read_image, volume_of_array, write_label
 from stunet.transforms.normalize import normalize, statistics
 from stunet.transforms.resample import resample_image, target_shape
-from stunet.types import ChannelStatistics, Preprocessing, Size3, Spacing
+from stunet.types import ChannelStatistics, Preprocessing, Region, Size3, Spacing
 
 __all__ = ["Predictor", "WindowOptions", "Wish"]
 
@@ -62,9 +62,11 @@ class Predictor:
     Attributes:
         model: Maps (B, C, z, y, x) to logits (B, K, z, y, x); in evaluation mode, on `device`.
         preprocessing: What its training data went through.
-        labels: Structure name to value, background included; values are output channels.
+        labels: Structure name to value, background included; values are output channels unless
+            there are regions.
         device: Where the model lives.
         window: How the sliding window moves.
+        regions: What the outputs are where they may overlap: they are painted into a label map.
     """
 
     model: nn.Module
@@ -72,6 +74,7 @@ class Predictor:
     labels: Mapping[str, int]
     device: str = "cpu"
     window: WindowOptions = field(default_factory=WindowOptions)
+    regions: tuple[Region, ...] = ()
 
     def predict_volume(
         self, volume: Volume, wish: Wish | None = None, on_window: Progress | None = None
@@ -85,7 +88,7 @@ class Predictor:
             on_window: Called with windows done and windows in all, for each pass.
 
         Returns:
-            (Z, Y, X) uint8, uint16 above 256 classes.
+            (Z, Y, X) uint8, uint16 where a label can be above 255.
 
         Raises:
             VolumeError: The number of channels is not the network's, or it gives NaN.
@@ -131,7 +134,7 @@ class Predictor:
             wish: What to look for; everything without.
 
         Returns:
-            (X, Y, Z) uint8, uint16 above 256 classes, along the axes of the array.
+            (X, Y, Z) uint8 or uint16 as there, along the axes of the array.
 
         Raises:
             VolumeError: Array or affine cannot be used, or as `predict_volume`.
@@ -182,11 +185,12 @@ class Predictor:
 
     def _network(self) -> Network:
         """With its head apart where features are fewer than classes: see `Network`."""
+        paints = tuple(region.paints for region in self.regions)
         if isinstance(self.model, Headed):
             head = self.model.head
             if head.in_channels < head.out_channels:
-                return Network(self.model.features, head, self.device)
-        return Network(self.model, device=self.device)
+                return Network(self.model.features, head, self.device, paints)
+        return Network(self.model, device=self.device, paints=paints)
 
     def _coarse(
         self,

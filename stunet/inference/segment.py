@@ -1,7 +1,7 @@
 """Network input in, labels out: the sliding window and the export joined. No files, no geometry.
 
 Labels are those of the dense computation, which adds up the windows of the whole volume and then
-interpolates every class; memory is that of one window and a few planes.
+interpolates every output; memory is that of one window and a few planes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def segment(
     region: Box | None = None,
     on_window: Progress | None = None,
 ) -> np.ndarray:
-    """Return the class of every voxel.
+    """Return the label of every voxel.
 
     Args:
         network: What to run.
@@ -37,7 +37,7 @@ def segment(
         on_window: Called with windows done and windows in all.
 
     Returns:
-        (Z, Y, X) of `shape_to`, uint8 up to 256 classes, else uint16.
+        (Z, Y, X) of `shape_to`, uint8, uint16 where a label can be above 255.
 
     Raises:
         VolumeError: The network gives NaN or infinite logits.
@@ -49,4 +49,5 @@ def segment(
     padded, inner = pad_to_patch(part, patch_size)
     windows = plan_windows(padded, patch_size, options.step)
     planes = sweep_planes(network, padded, windows, inner, options, on_window)
-    return labels_on_grid(planes, windows.order, (z, y, x), shape_to or (z, y, x), region)
+    shape_to = shape_to or (z, y, x)
+    return labels_on_grid(planes, windows.order, (z, y, x), shape_to, region, network.paints)

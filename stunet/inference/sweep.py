@@ -35,11 +35,14 @@ class Network:
             windows is then taken of the features and the head applied once: the same numbers up
             to rounding, for memory that does not grow with the number of classes.
         device: Where both live.
+        paints: The label value that each output paints where it is positive, later outputs over
+            earlier; empty: outputs exclude one another and the largest decides.
     """
 
     body: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor] | None = None
     device: torch.device | str = "cpu"
+    paints: tuple[int, ...] = ()
 
 
 @torch.no_grad()

@@ -4,13 +4,13 @@ Source: nnU-Net's default loss (Isensee et al. 2021), sample Dice without backgr
 adds `-Dice`, this adds `1 - Dice`, so that a perfect prediction has loss 0: the value is nnU-Net's
 plus 1, the gradient is the same.
 
-Here stand the definition and its closed form. The passes over the logits are those of
-`stunet.losses.slabs`, or on a GPU those of `stunet.kernels.dice_ce`. Not for second derivatives.
+Here stands the definition. The Dice term is that of `stunet.losses.soft_dice`; the passes over the
+logits are those of `stunet.losses.slabs`, or on a GPU those of `stunet.kernels.dice_ce`. Not for
+second derivatives, nor for regions, which overlap: those are `stunet.losses.region_dice_bce`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -20,11 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from stunet.kernels.availability import kernels_run_on
 from stunet.losses import slabs
-
-SMOOTH = 1e-5  # added to both sides of the Dice fraction, as in nnU-Net
-
-SumOverRanks = Callable[[Tensor], Tensor]
-"""A tensor of this rank to the sum of all ranks' tensors, on all of them."""
+from stunet.losses.soft_dice import SumOverRanks, dice_term
 
 
 def dice_ce(
@@ -63,13 +59,10 @@ def dice_ce(
 
 
 class _DiceCE(torch.autograd.Function):
-    """With p the softmax, y the one-hot label, N the counted voxels and, per sample and class,
-
-        I = sum(p y),   S = sum(p) + sum(y) + smooth,   Dice = (2 I + smooth) / S,
-
-    the loss is  -sum(log p_label) / N + 1 - mean(Dice)  and its derivative by a probability of a
-    foreground class is  slope + gain y  with  gain = -2 / (M S),  slope = Dice / (M S),  M the
-    number of fractions averaged. The softmax turns that and the cross-entropy into the gradient.
+    """With p the softmax, y the one-hot label and N the counted voxels, the loss is
+    -sum(log p_label) / N  plus the term of `dice_term`, whose derivative by a probability of a
+    foreground class is  slope + gain y.  The softmax turns that and the cross-entropy into the
+    gradient.
 
     Classes that are not annotated are merged: with q the softmax in which the background has their
     probability too, the loss is the one above for q, and a member k of the background gets
@@ -93,19 +86,12 @@ class _DiceCE(torch.autograd.Function):
         if annotated is not None:
             has_dice_bk *= annotated
         has_dice_bk[:, 0] = 0  # the background has no fraction
-        ranks: float | Tensor = 1.0
-        if batch_dice:
-            sums_3bk, has_dice_bk, ranks = _joined(sums_3bk, has_dice_bk, sum_over_ranks)
-        intersection, predicted, reference = sums_3bk
-        total = predicted + reference + SMOOTH
-        dice = (2 * intersection + SMOOTH) / total
-        share = has_dice_bk / has_dice_bk.sum().clamp(min=1)
-        slope, gain = ranks * share * dice / total, -2 * ranks * share / total
+        dice, slope, gain = dice_term(sums_3bk, has_dice_bk, batch_dice, sum_over_ranks)
 
         ctx.save_for_backward(logits, label, annotated, slope, gain, counted)
         ctx.ignore_label = ignore_label
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        return (cross_entropy / counted + (share * (1 - dice)).sum()).to(dtype)
+        return (cross_entropy / counted + dice).to(dtype)
 
     @staticmethod
     @once_differentiable
@@ -117,20 +103,6 @@ class _DiceCE(torch.autograd.Function):
             logits, label, ctx.ignore_label, annotated, slope, gain, upstream / counted
         )
         return gradient, None, None, None, None, None
-
-
-def _joined(
-    sums_3bk: Tensor, has_dice_bk: Tensor, sum_over_ranks: SumOverRanks | None
-) -> tuple[Tensor, Tensor, float | Tensor]:
-    """The sums (3, 1, K) of the whole batch, which classes (1, K) have a fraction, and how many
-    ranks there are: the engine takes the mean over ranks of gradients that belong to one sum.
-    """
-    rows = torch.cat([sums_3bk, has_dice_bk[None]]).sum(1, keepdim=True)
-    ranks: float | Tensor = 1.0
-    if sum_over_ranks is not None:
-        everywhere = sum_over_ranks(torch.cat([rows.flatten(), rows.new_ones(1)]))
-        rows, ranks = everywhere[:-1].view_as(rows), everywhere[-1]
-    return rows[:3], rows[3].clamp(max=1), ranks
 
 
 def _passes(logits: Tensor) -> ModuleType:

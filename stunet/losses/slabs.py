@@ -33,9 +33,9 @@ def class_sums(
     intersection, predicted, reference = sums
     totals = logits_bkdhw.new_zeros(2, dtype=torch.float64)
     merged = _merged_classes(annotated_bk, batch)
-    for sample, logits_kn, label_n in _slabs(logits_bkdhw, label_bdhw):
-        target_n, mask_n = _target(label_n, ignore_label)
-        shifted_kn = _contiguous(logits_kn, dtype)
+    for sample, logits_kn, label_n in slabs_of(logits_bkdhw, label_bdhw):
+        target_n, mask_n = counted_target(label_n, ignore_label)
+        shifted_kn = contiguous_copy(logits_kn, dtype)
         shifted_kn -= shifted_kn.amax(0)
         if (members := merged[sample]) is not None:
             target_n = _owners(members, classes)[target_n]
@@ -83,10 +83,10 @@ def gradient(
     # Contiguous whatever the logits are, so that its slabs are views to write into.
     whole = torch.empty_like(logits_bkdhw, memory_format=torch.contiguous_format)
     for (sample, logits_kn, label_n), (_, gradient_kn, _) in zip(
-        _slabs(logits_bkdhw, label_bdhw), _slabs(whole, label_bdhw), strict=True
+        slabs_of(logits_bkdhw, label_bdhw), slabs_of(whole, label_bdhw), strict=True
     ):
-        target_n, mask_n = _target(label_n, ignore_label)
-        p_kn = _contiguous(logits_kn, dtype)
+        target_n, mask_n = counted_target(label_n, ignore_label)
+        p_kn = contiguous_copy(logits_kn, dtype)
         if (members := merged[sample]) is not None:
             target_n = _owners(members, classes)[target_n]
             share_mn = p_kn[members].softmax(0)
@@ -136,14 +136,14 @@ def _merge(logits_kn: Tensor, members: Tensor) -> None:
     logits_kn[members[1:]] = -torch.inf
 
 
-def _contiguous(logits_kn: Tensor, dtype: torch.dtype) -> Tensor:
+def contiguous_copy(logits_kn: Tensor, dtype: torch.dtype) -> Tensor:
     """A copy with its classes close together: in the volume they lie a power of two apart, which
     drives one another out of a core's cache.
     """
     return logits_kn.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _slabs(logits_bkdhw: Tensor, label_bdhw: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+def slabs_of(logits_bkdhw: Tensor, label_bdhw: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Views (sample, logits (K, n), label (n)) that cover the volume, at most a slab at a time."""
     batch, classes, depth, height, width = logits_bkdhw.shape
     voxels = max(1, _SLAB_ELEMENTS // classes)
@@ -157,7 +157,7 @@ def _slabs(logits_bkdhw: Tensor, label_bdhw: Tensor) -> Iterator[tuple[int, Tens
             yield from ((sample, *piece) for piece in pieces)
 
 
-def _target(label_n: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor]:
+def counted_target(label_n: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor]:
     """Indices valid for every voxel, and which voxels count."""
     if ignore_label is None:
         return label_n.long(), torch.ones_like(label_n, dtype=torch.bool)

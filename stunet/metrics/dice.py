@@ -1,11 +1,12 @@
 """Dice per class from voxel counts, under both conventions for classes a case lacks, and its means.
 
-Hard labels only; the training loss is `stunet/losses/dice_ce.py`.
+Hard labels only, also for regions, which are unions of them; training losses are `stunet.losses`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -50,16 +51,59 @@ def count_classes(
     Raises:
         DataError: The shapes differ, or a label is outside 0..classes-1.
     """
+    predicted, referred = _flat_pair(prediction, reference)
+    counts = np.zeros((3, classes), np.int64)
+    bad = _count(predicted, referred, _ignored(ignore_label), counts)
+    _check_range(predicted, referred, classes, bad)
+    return ClassCounts(*counts)
+
+
+def count_regions(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    regions: Sequence[Sequence[int]],
+    classes: int,
+    ignore_label: int | None = None,
+) -> ClassCounts:
+    """Count unions of labels, which may overlap, in one pass; a region stands for a class.
+
+    Args:
+        prediction: As in `count_classes`; so are the others not named here.
+        reference: See there.
+        regions: The label values that each region is the union of.
+        classes: Number of label values.
+        ignore_label: See there.
+
+    Raises:
+        DataError: As `count_classes`.
+    """
+    predicted, referred = _flat_pair(prediction, reference)
+    inside_vr = np.zeros((classes, len(regions)), np.int64)
+    for region, values in enumerate(regions):
+        inside_vr[list(values), region] = 1
+    counts = np.zeros((3, len(regions)), np.int64)
+    bad = _count_inside(predicted, referred, _ignored(ignore_label), inside_vr, counts)
+    _check_range(predicted, referred, classes, bad)
+    return ClassCounts(*counts)
+
+
+def _flat_pair(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if prediction.shape != reference.shape:
         raise DataError(
             f"prediction {prediction.shape} and reference {reference.shape} differ in shape; "
             "resample one onto the grid of the other"
         )
-    counts = np.zeros((3, classes), np.int64)
-    ignored = np.iinfo(np.int64).min if ignore_label is None else ignore_label
     predicted = np.ascontiguousarray(prediction, prediction.dtype.newbyteorder("=")).ravel()
     referred = np.ascontiguousarray(reference, reference.dtype.newbyteorder("=")).ravel()
-    bad = _count(predicted, referred, ignored, counts)
+    return predicted, referred
+
+
+def _ignored(ignore_label: int | None) -> int:
+    return int(np.iinfo(np.int64).min) if ignore_label is None else ignore_label
+
+
+def _check_range(predicted: np.ndarray, referred: np.ndarray, classes: int, bad: int) -> None:
+    """Raise about the voxel `bad`, unless it is -1."""
     if bad >= 0:
         what, label = "prediction", predicted[bad]
         if 0 <= label < classes:
@@ -68,7 +112,6 @@ def count_classes(
             f"{what} holds label {label} but there are {classes} classes (0..{classes - 1}); "
             "check the label table"
         )
-    return ClassCounts(*counts)
 
 
 @numba.njit(cache=True)
@@ -84,6 +127,29 @@ def _count(prediction: np.ndarray, reference: np.ndarray, ignored: int, counts: 
         counts[0, p] += p == r
         counts[1, p] += 1
         counts[2, r] += 1
+    return -1
+
+
+@numba.njit(cache=True)
+def _count_inside(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    ignored: int,
+    inside_vr: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """As `_count`, for regions: whether a label value is in them is looked up."""
+    classes, regions = inside_vr.shape
+    for i in range(len(reference)):
+        p, r = np.int64(prediction[i]), np.int64(reference[i])
+        if r == ignored:
+            continue
+        if not (0 <= p < classes and 0 <= r < classes):
+            return i
+        for k in range(regions):
+            counts[0, k] += inside_vr[p, k] & inside_vr[r, k]
+            counts[1, k] += inside_vr[p, k]
+            counts[2, k] += inside_vr[r, k]
     return -1
 
 
@@ -127,15 +193,17 @@ class DiceSummary:
     foreground_mean: float
 
 
-def summarise_dice(dice_nk: np.ndarray) -> DiceSummary:
+def summarise_dice(dice_nk: np.ndarray, background: int | None = 0) -> DiceSummary:
     """Mean over cases per class, then over foreground classes: every class weighs the same.
 
     Args:
-        dice_nk: Dice of N cases and K classes (0 the background), NaN where not scored.
+        dice_nk: Dice of N cases and K classes or regions, NaN where not scored.
+        background: The class that is no foreground; None: all are.
     """
     per_class = _nan_mean(dice_nk)
     scored_cases = np.isfinite(dice_nk).sum(0)
-    return DiceSummary(per_class, scored_cases, float(_nan_mean(per_class[1:])))
+    foreground = per_class if background is None else np.delete(per_class, background)
+    return DiceSummary(per_class, scored_cases, float(_nan_mean(foreground)))
 
 
 def _nan_mean(values: np.ndarray) -> np.ndarray:

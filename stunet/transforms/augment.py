@@ -11,6 +11,7 @@ shifts the draws that follow.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from stunet.transforms.spatial import SpatialDraw, thick_axis
 from stunet.types import Spacing
 
 Range = tuple[float, float]
+AugmentDevice = Literal["cpu", "device", "auto"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class AugmentConfig:
 
     Attributes:
         enabled: Off: patches are plain crops.
+        device: Who does it: `cpu` the loader's workers, `device` the one that trains, `auto` the
+            faster. The patches are the same (`stunet.transforms.windows`).
         rotation_p, rotation_deg: Turn about each axis by up to this angle, either way.
         scale_p, scale: Side of the sampled region over side of the patch, the same on all axes.
         mirror_p, mirror_axes: Chance per axis, and the axes (0 z, 1 y, 2 x) that may be flipped.
@@ -47,6 +51,7 @@ class AugmentConfig:
     """
 
     enabled: bool = True
+    device: AugmentDevice = "cpu"
     rotation_p: float = 0.2
     rotation_deg: float = 30.0
     scale_p: float = 0.2

@@ -10,6 +10,7 @@ Source: the augmentation of nnU-Net v1, which STU-Net (arXiv 2304.06716) was pre
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 
@@ -59,10 +60,21 @@ class IntensityDraw:
     channels: tuple[ChannelDraw, ...]
 
 
-def apply_intensity(image_cdhw: torch.Tensor, draw: IntensityDraw) -> torch.Tensor:
-    """Run all drawn operations; never changes its input, and returns it if nothing was drawn."""
+def apply_intensity(
+    image_cdhw: torch.Tensor, draw: IntensityDraw, noise_cdhw: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Run all drawn operations; never changes its input, and returns it if nothing was drawn.
+
+    Args:
+        image_cdhw: float32 (C, D, H, W), on any device.
+        draw: The operations.
+        noise_cdhw: What `noise_of` gives for `draw`, if somebody else made it; else it is made
+            here.
+    """
     if draw.noise_std is not None:
-        image_cdhw = add_noise(image_cdhw, draw.noise_std, draw.noise_seed)
+        noise = noise_of(draw, image_cdhw.shape) if noise_cdhw is None else noise_cdhw
+        assert noise is not None
+        image_cdhw = image_cdhw + noise.to(image_cdhw.device)
     if all(value is None for channel in draw.channels for value in astuple(channel)):
         return image_cdhw
     changed = [
@@ -72,11 +84,15 @@ def apply_intensity(image_cdhw: torch.Tensor, draw: IntensityDraw) -> torch.Tens
     return torch.stack(changed)
 
 
-def add_noise(image: torch.Tensor, std: float, seed: int) -> torch.Tensor:
-    """Add Gaussian white noise from a generator of its own."""
-    generator = torch.Generator(image.device).manual_seed(seed)
-    noise = torch.randn(image.shape, generator=generator, device=image.device)
-    return noise.mul_(std).add_(image)
+def noise_of(draw: IntensityDraw, shape: Sequence[int]) -> torch.Tensor | None:
+    """Gaussian white noise from a generator of its own; None where no noise was drawn.
+
+    Always made on a CPU: the generator of a GPU would give other numbers.
+    """
+    if draw.noise_std is None:
+        return None
+    generator = torch.Generator().manual_seed(draw.noise_seed)
+    return torch.randn(tuple(shape), generator=generator).mul_(draw.noise_std)
 
 
 def gaussian_blur(image_dhw: torch.Tensor, sigma: float) -> torch.Tensor:

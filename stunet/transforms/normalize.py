@@ -59,6 +59,7 @@ def normalize(
     statistics: Sequence[ChannelStatistics],
     scale: Sequence[float] | None = None,
     offset: Sequence[float] | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Scale each channel as its scheme says (see `stunet.types.Channel`).
 
@@ -69,9 +70,10 @@ def normalize(
             becomes zero under `zscore` and `rescale`.
         scale: Per channel; without, 1.
         offset: Per channel; without, 0. The physical value is number * scale + offset.
+        out: float32 array of the same shape to fill, C order; None: a new one.
 
     Returns:
-        New (C, z, y, x) float32 array, without unit.
+        (C, z, y, x) float32 array without unit: `out`, or a new one.
 
     Raises:
         ConfigError: a `ct` channel lacks its data-set values.
@@ -79,7 +81,7 @@ def normalize(
     Source: nnU-Net v2 normalisation schemes; `zscore` as in v1 and the released STU-Net weights
     (all voxels, standard deviation plus 1e-8).
     """
-    result = np.empty(image_czyx.shape, dtype=np.float32)
+    result = np.empty(image_czyx.shape, dtype=np.float32) if out is None else out
     for c, (volume, channel, whole) in enumerate(
         zip(image_czyx, channels, statistics, strict=True)
     ):

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 STEPS_PER_KILL, LAST_STEPS = 4, 4  # so that there is something left to kill at the end
 DEADLINE_S = 300
 LOGISTICS = {"step", "samples_per_s", "data_wait_fraction", "peak_memory_gb"}
-LOGISTICS |= {"patch_ms", "slowest_rank", "slowest_rank_ratio"}
+LOGISTICS |= {"patch_ms", "augment_ms", "slowest_rank", "slowest_rank_ratio"}
 
 
 def main(kills: int, folder: Path) -> None:

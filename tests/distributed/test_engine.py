@@ -99,7 +99,7 @@ def test_continued_at_the_same_size_is_bit_identical(runs: Path, name: str) -> N
             assert (at_step(continued, step) / file).read_bytes() == expected, (step, file)
         assert read_state(at_step(continued, step)) == read_state(at_step(original, step))
     timing = ("samples_per_s", "data_wait_fraction", "slowest_rank", "slowest_rank_ratio")
-    timing += ("peak_memory_gb", "patch_ms")
+    timing += ("peak_memory_gb", "patch_ms", "augment_ms")
     without = [
         [{k: v for k, v in row.items() if k not in timing} for row in rows(run)]
         for run in (original, continued)

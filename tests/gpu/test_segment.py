@@ -25,10 +25,18 @@ def scan(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn((1, *shape), generator=torch.Generator().manual_seed(1))
 
 
-def test_labels_are_those_of_the_cpu_up_to_ties():
+@pytest.mark.parametrize("paints", [(), tuple(range(40, 0, -1))], ids=["classes", "regions"])
+def test_labels_are_those_of_the_cpu_up_to_ties(paints):
     image = scan((40, 50, 60))
-    on_cpu = segment(Network(body()), image, (16, 16, 16), (61, 55, 120))
-    on_gpu = segment(Network(body().cuda(), device="cuda"), image, (16, 16, 16), (61, 55, 120))
+    on_cpu, on_gpu = (
+        segment(
+            Network(body().to(device), device=device, paints=paints),
+            image,
+            (16, 16, 16),
+            (61, 55, 120),
+        )
+        for device in ("cpu", "cuda")
+    )
     assert (on_cpu != on_gpu).mean() < 1e-3
 
 

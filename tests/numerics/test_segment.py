@@ -55,8 +55,8 @@ def dense_logits(body, image, patch, options) -> tuple[np.ndarray, tuple[int, in
     return total[(slice(None), *inner)].numpy(), windows.order
 
 
-def dense_labels(logits_kzyx: np.ndarray, order, shape_to) -> np.ndarray:
-    """Every class everywhere in float32, one axis after the other; arg-max of numpy."""
+def dense_interpolation(logits_kzyx: np.ndarray, order, shape_to) -> np.ndarray:
+    """Every output everywhere in float32, one axis after the other."""
     full = logits_kzyx
     for axis in order:
         n, to = logits_kzyx.shape[1 + axis], shape_to[axis]
@@ -68,7 +68,11 @@ def dense_labels(logits_kzyx: np.ndarray, order, shape_to) -> np.ndarray:
         )
         full = below * (np.float32(1) - weight) + above * weight
     assert full.dtype == np.float32
-    return full.argmax(axis=0)
+    return full
+
+
+def dense_labels(logits_kzyx: np.ndarray, order, shape_to) -> np.ndarray:
+    return dense_interpolation(logits_kzyx, order, shape_to).argmax(axis=0)
 
 
 CASES = [  # volume, patch, result: swept along z, y, x; smaller than the patch; same grid
@@ -100,6 +104,28 @@ def test_every_voxel_is_that_of_the_dense_computation(shape, patch, shape_to, op
         logits = HEAD(torch.from_numpy(logits.copy())[None])[0].numpy()
     expected = dense_labels(logits, order, shape_to)
     network = Network(BODY, HEAD if headed else None)
+    found = segment(network, image, patch, shape_to, options)
+    assert np.array_equal(found, expected)
+    assert len(np.unique(found)) > 3
+
+
+@pytest.mark.parametrize("headed", [False, True])
+@pytest.mark.parametrize("mirror_axes", [(), (0, 2)])
+@pytest.mark.parametrize(("shape", "patch", "shape_to"), CASES)
+def test_regions_are_painted_as_in_the_dense_computation(
+    shape, patch, shape_to, mirror_axes, headed
+):
+    paints = tuple(31 - k for k in range(31)) if headed else (4, 1, 9, 2, 3, 8, 7, 6, 5)
+    options = WindowOptions(0.5, batch=2, mirror_axes=mirror_axes)
+    image = torch.randn((2, *shape), generator=torch.Generator().manual_seed(4))
+    logits, order = dense_logits(BODY, image, patch, options)
+    if headed:
+        logits = HEAD(torch.from_numpy(logits.copy())[None])[0].numpy()
+    full = dense_interpolation(logits, order, shape_to)
+    expected = np.zeros(shape_to, np.uint8)
+    for region, value in enumerate(paints):
+        expected[full[region] > 0] = value
+    network = Network(BODY, HEAD if headed else None, paints=paints)
     found = segment(network, image, patch, shape_to, options)
     assert np.array_equal(found, expected)
     assert len(np.unique(found)) > 3

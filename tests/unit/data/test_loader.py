@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from stunet.data.loader import LoaderConfig, WorkerTraceback, batches
-from stunet.data.patches import Patch, PatchSource
+from stunet.data.patches import Patch, PatchSource, RawPatch, Room
 from stunet.data.sampler import SamplerConfig
 from stunet.errors import ConfigError, DataError
 from stunet.io.store import Store, open_store
 from stunet.transforms.augment import AugmentConfig
+from stunet.transforms.windows import WindowBatch, augment_batch
 from stunet.types import Batch
 
 PATCH = (24, 16, 20)
@@ -84,6 +85,39 @@ def test_stream_is_the_same_for_any_ranks_workers_and_resume(
         assert torch.equal(label, patch.label_dhw)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_patches_without_augmentation_are_those_read_alone(store: Store, workers: int) -> None:
+    plain = PatchSource(store, (0, 1, 2), PATCH, 3, SamplerConfig(), AugmentConfig(enabled=False))
+    kept = take(4, plain, workers)  # all at once: no batch may lie in the room of another
+    for row in range(4 * GLOBAL_BATCH):
+        batch, patch = kept[row // GLOBAL_BATCH], plain[row]
+        assert torch.equal(batch.image_bcdhw[row % GLOBAL_BATCH], patch.image_cdhw)
+        assert torch.equal(batch.label_bdhw[row % GLOBAL_BATCH], patch.label_dhw)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_windows_for_the_device_become_the_same_patches(
+    store: Store, first_patches: list[Patch], workers: int
+) -> None:
+    sent = take(4, source(store), workers, augment_here=False)
+    assert all(isinstance(batch, WindowBatch) for batch in sent)
+    made = [augment_batch(batch, torch.device("cpu")) for batch in sent]
+    for row, patch in enumerate(first_patches[: 4 * GLOBAL_BATCH]):
+        batch = made[row // GLOBAL_BATCH]
+        assert batch.sample_ids[row % GLOBAL_BATCH] == patch.draw.sample
+        assert torch.equal(batch.label_bdhw[row % GLOBAL_BATCH], patch.label_dhw)
+        torch.testing.assert_close(
+            batch.image_bcdhw[row % GLOBAL_BATCH], patch.image_cdhw, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_what_a_patch_took_is_noted(store: Store) -> None:
+    (batch,) = take(1, source(store), 0)
+    assert 0 < batch.augment_s < batch.patch_s
+    (sent,) = take(1, source(store), 0, augment_here=False)
+    assert 0 < sent.augment_s < sent.patch_s
+
+
 def test_micro_batches_cut_a_step_in_order(store: Store) -> None:
     halves = take(4, source(store), 0, rank=1, world=2, micro_batch=1)
     assert [batch.sample_ids for batch in halves] == [(2,), (3,), (6,), (7,)]
@@ -136,12 +170,12 @@ class Broken:
         self._good = source(store)
         self._fault = fault
 
-    def __getitem__(self, sample: int) -> Patch:
+    def raw(self, sample: int, room: Room | None = None) -> RawPatch:
         if sample == 5 and self._fault == "bug":
             raise ZeroDivisionError("two\nlines")
         if sample == 5 and self._fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._good[sample]
+        return self._good.raw(sample, room)
 
     def locate(self, sample: int) -> str:
         return self._good.locate(sample)

@@ -52,7 +52,7 @@ def test_a_run_leaves_metrics_checkpoints_and_its_settings(
     assert [row["loss"] for row in found] == pytest.approx([mean(pair) for pair in pairs])
     assert set(found[0]) == {
         *("step", "loss", "lr", "grad_norm", "skipped_steps"),
-        *("samples_per_s", "data_wait_fraction", "patch_ms", "peak_memory_gb"),
+        *("samples_per_s", "data_wait_fraction", "patch_ms", "augment_ms", "peak_memory_gb"),
     }
     folder = tmp_path / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == [LATEST, "step_000004", "step_000006"]

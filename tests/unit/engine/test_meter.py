@@ -40,7 +40,7 @@ def one_step(meter: Meter, stream: Iterator[Batch], work_s: float) -> Reading:
 def test_what_limits_a_run_is_said_when_it_changes(
     make_batch: Callable[[int], Batch],
 ) -> None:
-    batch = replace(make_batch(0), patch_s=0.025)
+    batch = replace(make_batch(0), patch_s=0.025, augment_s=0.02)
     slow, fast = late(repeat(batch), 0.3), repeat(batch)
     meter = Meter(2, CPU, flops_per_patch=None)
     first = one_step(meter, slow, 0.1)
@@ -48,6 +48,7 @@ def test_what_limits_a_run_is_said_when_it_changes(
     assert first.limit.endswith("of the time waits for patches; raise loader.workers")
     assert first.values["data_wait_fraction"] > 0.5
     assert first.values["patch_ms"] == pytest.approx(25)
+    assert first.values["augment_ms"] == pytest.approx(20)
     assert one_step(meter, slow, 0.1).limit == ""
     third = one_step(meter, fast, 0.3)
     assert third.limit.startswith("limited by computing: ")

@@ -6,6 +6,7 @@ from torch import nn
 
 from stunet.engine.optim import (
     OptimConfig,
+    ParameterGroup,
     build_optimizer,
     create_state,
     learning_rate,
@@ -57,6 +58,30 @@ def test_frozen_parameters_are_left_out() -> None:
     net.bias.requires_grad_(False)
     optimizer = build_optimizer(net.parameters(), OptimConfig())
     assert optimizer.param_groups[0]["params"] == [net.weight]
+
+
+def test_groups_keep_the_ratio_of_their_rates_along_the_schedule() -> None:
+    config = OptimConfig(lr=0.5, weight_decay=0.1, warmup_steps=2, total_steps=9)
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(4)]
+    weights[3].requires_grad_(False)
+    groups = [
+        ParameterGroup(weights[:1]),
+        ParameterGroup(weights[1:3], 0.2, weight_decay=0.0),
+        ParameterGroup(weights[3:]),
+    ]
+    optimizer = build_optimizer(weights, config, groups)
+    assert [group["params"] for group in optimizer.param_groups] == [weights[:1], weights[1:3]]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    for step in range(9):
+        rate = learning_rate(config, step)
+        set_learning_rate(optimizer, rate)
+        assert [group["lr"] for group in optimizer.param_groups] == [rate, rate * 0.2]
+
+
+def test_nothing_to_train_is_refused() -> None:
+    frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+    with pytest.raises(ConfigError, match="nothing of the network is trained"):
+        build_optimizer([frozen], OptimConfig())
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from stunet.errors import DataError
 from stunet.io.atomic import atomic_write_bytes, atomic_write_json
 from stunet.io.manifest import dataset_json
 from stunet.io.store import open_store
 from stunet.io.store_writer import StoreWriter
+from stunet.types import Region
 
 PREPARED_IN_VERSION_1 = "2a6af70ab7265402130333d7efda65109be2b98939af43ff2a0391e59e786f8d"
 
@@ -61,4 +65,11 @@ def test_annotated_structures_and_regions_come_back(
     store = open_store(tmp_path)
     assert list(store.info.regions.items()) == list(regions.items())
     assert store.info.regions_class_order == (1, 2)
+    assert store.info.region_outputs == (Region("whole", (1, 2), 1), Region("core", (2,), 2))
+    assert store.info.outputs == {"whole": 0, "core": 1}
     assert [row.annotated for row in store.rows] == [(1, 2, 7), None]
+    record = json.loads((tmp_path / "dataset.json").read_text())
+    record["regions_class_order"] = [1]
+    (tmp_path / "dataset.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"damaged .*not one value for each region"):
+        open_store(tmp_path)

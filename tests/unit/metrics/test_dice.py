@@ -5,6 +5,7 @@ from stunet.errors import DataError
 from stunet.metrics.dice import (
     ClassCounts,
     count_classes,
+    count_regions,
     dice_per_class,
     dice_where_present,
     summarise_dice,
@@ -37,6 +38,21 @@ def test_counts_of_a_scan_against_a_loop_over_classes() -> None:
     valid = reference != 255
     for k in range(12):
         p, r = (prediction == k) & valid, (reference == k) & valid
+        assert counts.tp[k] == np.sum(p & r)
+        assert counts.fp[k] == np.sum(p & ~r)
+        assert counts.fn[k] == np.sum(r & ~p)
+
+
+def test_counts_of_overlapping_regions_against_a_loop_over_masks() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.integers(0, 12, (40, 50, 61), dtype=np.uint8)
+    prediction = np.where(rng.random(reference.shape) < 0.8, reference, 3)
+    reference[:5] = 255
+    regions = ((1, 2, 3), (2, 3), (3, 11), (7,))
+    counts = count_regions(prediction, reference, regions, classes=12, ignore_label=255)
+    valid = reference != 255
+    for k, values in enumerate(regions):
+        p, r = np.isin(prediction, values) & valid, np.isin(reference, values) & valid
         assert counts.tp[k] == np.sum(p & r)
         assert counts.fp[k] == np.sum(p & ~r)
         assert counts.fn[k] == np.sum(r & ~p)
@@ -81,6 +97,12 @@ def test_summary_averages_cases_then_classes() -> None:
     assert summary.foreground_mean == pytest.approx(0.45)
 
 
+def test_summary_of_regions_has_no_background() -> None:
+    summary = summarise_dice(np.array([[0.9, 0.5, np.nan], [0.7, 0.7, np.nan]]), background=None)
+    np.testing.assert_allclose(summary.per_class, [0.8, 0.6, np.nan])
+    assert summary.foreground_mean == pytest.approx(0.7)
+
+
 def test_summary_of_nothing_is_nan_without_a_warning() -> None:
     summary = summarise_dice(np.full((2, 3), np.nan))
     assert np.isnan(summary.per_class).all()
@@ -100,3 +122,5 @@ def test_bad_labels_are_one_line(prediction: list, reference: list, message: str
     with pytest.raises(DataError, match=message) as caught:
         count_classes(np.array(prediction), np.array(reference), classes=3)
     assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=message):
+        count_regions(np.array(prediction), np.array(reference), [(1, 2)], classes=3)

@@ -6,10 +6,10 @@ import torch
 from stunet.transforms.intensity import (
     ChannelDraw,
     IntensityDraw,
-    add_noise,
     apply_gamma,
     apply_intensity,
     gaussian_blur,
+    noise_of,
     scale_brightness,
     scale_contrast,
     simulate_low_resolution,
@@ -41,7 +41,7 @@ def test_order_of_operations_and_independence_of_channels() -> None:
     draw = IntensityDraw(0.05, 17, (1, 2), (ChannelDraw(), EVERYTHING))
     result = apply_intensity(source, draw)
 
-    noisy = add_noise(source, 0.05, 17)
+    noisy = source + noise_of(draw, source.shape)
     step = gaussian_blur(noisy[1], 0.8)
     step = scale_brightness(step, 1.2)
     step = scale_contrast(step, 0.8)
@@ -62,18 +62,23 @@ def test_each_operation_leaves_its_input_alone_and_changes_its_output(name: str)
     assert not torch.allclose(result, source)
 
 
+def noise(seed: int) -> torch.Tensor:
+    drawn = noise_of(IntensityDraw(0.1, seed, ALL_AXES, ()), (1, 40, 40, 40))
+    assert drawn is not None
+    return drawn
+
+
 def test_noise_is_white_and_belongs_to_its_seed() -> None:
-    source = torch.full((1, 40, 40, 40), 5.0)
-    noise = add_noise(source, 0.1, 3) - source
-    assert noise.mean().item() == pytest.approx(0, abs=4 * 0.1 / 64000**0.5)
-    assert noise.std().item() == pytest.approx(0.1, rel=0.02)
-    assert torch.equal(add_noise(source, 0.1, 3) - source, noise)
-    assert not torch.equal(add_noise(source, 0.1, 4) - source, noise)
+    drawn = noise(3)
+    assert drawn.mean().item() == pytest.approx(0, abs=4 * 0.1 / 64000**0.5)
+    assert drawn.std().item() == pytest.approx(0.1, rel=0.02)
+    assert torch.equal(noise(3), drawn)
+    assert not torch.equal(noise(4), drawn)
 
 
 def test_noise_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    add_noise(image(), 0.1, 3)
+    noise(3)
     assert torch.equal(torch.get_rng_state(), before)
 
 

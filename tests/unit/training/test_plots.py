@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.image import imread
 
-from pretrain.plots import draw_plots
+from stunet.training.plots import draw_plots
 
 
 def test_loss_and_dice_are_drawn_from_the_metrics(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -15,15 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from pretrain.config import PretrainConfig
-from pretrain.data import open_data, patch_source, training_batches
-from pretrain.replay import replay
-from pretrain.run_folder import CONFIG, RUN
 from stunet.config import to_yaml
 from stunet.data.loader import LoaderConfig
 from stunet.engine.json_lines import JsonLines
 from stunet.errors import CheckpointError, ConfigError
-from stunet.io.manifest import DatasetInfo
+from stunet.io.manifest import DATASET, DatasetInfo
 from stunet.io.store_writer import StoreWriter
+from stunet.training.data import open_data, patch_source, training_batches
+from stunet.training.replay import replay
+from stunet.training.run_folder import CONFIG, RUN
 from stunet.types import CaseArrays
 
 
@@ -44,6 +45,7 @@ def config(
     )
     (run / CONFIG).write_text(to_yaml(config))
     (run / RUN).write_text("{}")
+    shutil.copy(tmp_path / "store" / DATASET, run)
     return config
 
 
@@ -57,7 +59,7 @@ def test_images_labels_and_draws_are_those_of_the_step(config: PretrainConfig) -
         samples = [{"sample": s, "loss": s / 10} for s in trained.sample_ids]
         skipped.write({"step": 5, "reason": "the loss jumped to 1.4", "samples": samples})
 
-    folder, lines = replay(run, 5, (), None)
+    folder, lines = replay(run, PretrainConfig, 5, (), None)
     made = load_file(folder / "batch.safetensors")
     assert made["sample"].tolist() == [12, 13, 14] == list(trained.sample_ids)
     assert torch.equal(made["image_bcdhw"], trained.image_bcdhw)
@@ -76,7 +78,7 @@ def test_images_labels_and_draws_are_those_of_the_step(config: PretrainConfig) -
 
 
 def test_single_patches_by_number(config: PretrainConfig, tmp_path: Path) -> None:
-    folder, lines = replay(Path(config.out), None, (7, 2), tmp_path / "here")
+    folder, lines = replay(Path(config.out), PretrainConfig, None, (7, 2), tmp_path / "here")
     assert folder == tmp_path / "here"
     assert load_file(folder / "batch.safetensors")["sample"].tolist() == [7, 2]
     assert [line.split(" (")[0] for line in lines] == ["sample 7", "sample 2"]
@@ -95,9 +97,9 @@ def test_what_cannot_be_replayed_is_refused(
     config: PretrainConfig, step: int | None, samples: tuple[int, ...], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=told):
-        replay(Path(config.out), step, samples, None)
+        replay(Path(config.out), PretrainConfig, step, samples, None)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no readable run\.json"):
-        replay(tmp_path, 1, (), None)
+        replay(tmp_path, PretrainConfig, 1, (), None)

@@ -1,4 +1,4 @@
-"""What a run folder says about itself: `config.yaml`, `dataset.json`, `run.json`.
+"""What a run folder says about itself: `config.yaml`, `dataset.json`, `network.json`, `run.json`.
 
 Rank 0 alone calls these. Checkpoints and metrics belong to `stunet.engine`.
 """
@@ -17,20 +17,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pretrain.config import PretrainConfig, without_logistics
-from pretrain.interruptions import history
 from stunet import __version__
 from stunet.config import differences, load_config, to_yaml
 from stunet.errors import CheckpointError
 from stunet.io.atomic import atomic_write_json, atomic_write_text
 from stunet.io.manifest import DATASET, DatasetInfo
+from stunet.models.spec import ModelConfig
+from stunet.training.interruptions import history
+from stunet.training.recipe import Recipe, TrainingConfig, without_logistics
 
 CONFIG = "config.yaml"
+NETWORK = "network.json"
 RUN = "run.json"
 VERSIONED = ("torch", "deepspeed", "numpy", "zarr", "numcodecs")
 
 
-def claim(run: Path, config: PretrainConfig, info: DatasetInfo, content: list[str]) -> None:
+def claim(
+    run: Path,
+    config: TrainingConfig,
+    info: DatasetInfo,
+    content: list[str],
+    network: ModelConfig,
+) -> None:
     """Make `run` the folder of this configuration: a new one, or one of an equal run to continue.
 
     Args:
@@ -38,6 +46,7 @@ def claim(run: Path, config: PretrainConfig, info: DatasetInfo, content: list[st
         config: The complete configuration.
         info: What the data sets share.
         content: A SHA-256 of the cases of each data set.
+        network: What is trained.
 
     Raises:
         CheckpointError: The folder belongs to a run that would come out differently.
@@ -45,11 +54,12 @@ def claim(run: Path, config: PretrainConfig, info: DatasetInfo, content: list[st
     run.mkdir(parents=True, exist_ok=True)
     check_same_run(run, config, info, content)
     atomic_write_json(run / DATASET, _dataset(info, content))
+    atomic_write_json(run / NETWORK, asdict(network))
     atomic_write_text(run / CONFIG, to_yaml(config))
 
 
 def check_same_run(
-    run: Path, config: PretrainConfig, info: DatasetInfo, content: list[str]
+    run: Path, config: TrainingConfig, info: DatasetInfo, content: list[str]
 ) -> None:
     """See whether a run that is in the folder already can be continued so; arguments as `claim`.
 
@@ -58,14 +68,15 @@ def check_same_run(
     """
     if not (run / CONFIG).exists():
         return
-    before = load_config(PretrainConfig, run / CONFIG)
+    before = load_config(type(config), run / CONFIG)
     changes = differences(without_logistics(before), without_logistics(config))
     if changes:
         raise CheckpointError(
             f"run {run}: was started with other values ({'; '.join(changes)}); "
             "name another out=..., or use the values it was started with"
         )
-    if read_json(run, DATASET) != json.loads(json.dumps(_dataset(info, content))):
+    # As text, since the order of regions is that of the outputs.
+    if json.dumps(read_json(run, DATASET)) != json.dumps(_dataset(info, content)):
         places = ", ".join(share.path for share in config.shares)
         raise CheckpointError(
             f"run {run}: was started on other data than {places}; name another out=..."
@@ -97,10 +108,20 @@ def interruptions(run: Path, step: int) -> list[dict[str, Any]]:
     return history(run, read_json(run, RUN) if (run / RUN).exists() else {}, step)
 
 
-def config_hash(config: PretrainConfig, content: list[str]) -> str:
+def config_hash(config: TrainingConfig, content: list[str]) -> str:
     """Identity of what a run computes: its configuration and the content of its data sets."""
     text = to_yaml(without_logistics(config)) + "".join(content)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_recipe(run: Path, schema: type[Recipe]) -> Recipe:
+    """The complete recipe of a run.
+
+    Raises:
+        CheckpointError: `run` is not the folder of a run.
+    """
+    read_json(run, RUN)
+    return load_config(schema, run / CONFIG)
 
 
 def read_json(run: Path, name: str) -> dict[str, Any]:
@@ -113,7 +134,7 @@ def read_json(run: Path, name: str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((run / name).read_text())
     except (OSError, ValueError):
         raise CheckpointError(
-            f"run {run}: has no readable {name}; give the folder that 'stunet pretrain' wrote"
+            f"run {run}: has no readable {name}; give the folder of a training run"
         ) from None
     return record
 
@@ -131,7 +152,7 @@ def source_commit() -> str | None:
         return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
+        if Path(git("rev-parse", "--show-toplevel")) != here.parents[1]:
             return None
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):

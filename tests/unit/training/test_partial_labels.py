@@ -16,7 +16,8 @@ from stunet.types import CaseArrays
 
 RUN = """
 import sys
-from pretrain.config import NetworkConfig, PretrainConfig
+from pretrain.config import PretrainConfig
+from stunet.training.recipe import NetworkConfig
 from pretrain.train import train
 from stunet.data.loader import LoaderConfig
 from stunet.engine.loop import LoopConfig

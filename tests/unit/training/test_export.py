@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.export import _checkpoint
 from stunet.engine import checkpoint_files
 from stunet.errors import CheckpointError
+from stunet.training.export import _checkpoint
 
 
 def save(root: Path, step: int) -> None:

@@ -10,30 +10,30 @@ import json
 import numpy as np
 import torch
 
-from pretrain.config import PretrainConfig
-from pretrain.data import TrainingData, cases_of
 from stunet.data.patches import CaseReader, network_input
 from stunet.engine import distributed
 from stunet.engine.deepspeed_engine import TrainEngine
 from stunet.inference.segment import segment
 from stunet.inference.sliding_window import WindowOptions
 from stunet.inference.sweep import Network
-from stunet.metrics.dice import count_classes, dice_per_class, summarise_dice
+from stunet.metrics.dice import count_classes, count_regions, dice_per_class, summarise_dice
+from stunet.training.data import TrainingData
+from stunet.training.recipe import TrainingConfig
 from stunet.types import Size3
 
 
 def validate(
-    engine: TrainEngine, data: TrainingData, config: PretrainConfig, step: int
+    engine: TrainEngine, data: TrainingData, config: TrainingConfig, step: int
 ) -> dict[str, float]:
-    """Mean Dice over structures, and the Dice of each; the same numbers on every rank.
+    """Mean Dice over structures or regions, and of each; the same numbers on every rank.
 
     Called inside `engine.evaluating()`. Under ZeRO 3 a forward pass gathers weights from all ranks,
     so there every rank goes through every case.
     """
     cases = [
         (part, case)
-        for part in data.parts
-        for case in cases_of(part, "val")[: config.validation.cases]
+        for part, chosen in zip(data.parts, data.cases, strict=True)
+        for case in chosen.val[: config.validation.cases]
     ]
     world = 1 if engine.zero_stage == 3 else distributed.world()
     mine = cases if world == 1 else cases[distributed.rank() :: world]
@@ -44,30 +44,41 @@ def validate(
     rows = [row for text in texts for row in json.loads(text)]
     if not rows:
         return {}
-    summary = summarise_dice(np.array(rows, dtype=np.float64))
+    background = None if data.info.regions else 0
+    summary = summarise_dice(np.array(rows, dtype=np.float64), background)
     values = {"val_dice": summary.foreground_mean}
-    for name, value in data.info.labels.items():
-        if value != 0:
-            values[f"val_dice/{name}"] = float(summary.per_class[value])
+    for name, channel in data.info.outputs.items():
+        if channel != background:
+            values[f"val_dice/{name}"] = float(summary.per_class[channel])
     return values
 
 
 def _dice(
     engine: TrainEngine, cases: CaseReader, case: int, patch_size: Size3, step: float
 ) -> list[float | None]:
-    """Dice of each label value of a case; None where neither map holds it or none is annotated."""
+    """Dice of each output on a case; None where neither map holds it or it is not annotated.
+
+    Regions are scored on the label map that they paint, as nnU-Net does.
+    """
+    info = cases.info
     image, label = cases.read_patch(case, (0, 0, 0), cases.rows[case].shape_zyx)
     found = segment(
-        Network(engine.module, device=engine.device),
+        Network(engine.module, device=engine.device, paints=info.regions_class_order),
         torch.from_numpy(network_input(cases, case, image)),
         patch_size,
         options=WindowOptions(step=step),
     )
-    classes = max(cases.info.labels.values()) + 1
-    counts = count_classes(found, label, classes, cases.info.ignore_label)
+    classes = max(info.labels.values()) + 1
+    if info.regions:
+        made_of = list(info.regions.values())
+        counts = count_regions(found, label, made_of, classes, info.ignore_label)
+    else:
+        made_of = [(), *((value,) for value in range(1, classes))]  # the background is always known
+        counts = count_classes(found, label, classes, info.ignore_label)
     annotated = cases.rows[case].annotated
-    unknown = set() if annotated is None else set(range(1, classes)) - set(annotated)
     return [
-        None if np.isnan(dice) or value in unknown else float(dice)
-        for value, dice in enumerate(dice_per_class(counts))
+        float(dice)
+        if not np.isnan(dice) and (annotated is None or {*annotated}.issuperset(values))
+        else None
+        for values, dice in zip(made_of, dice_per_class(counts), strict=True)
     ]

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import psutil
+
 UNLIMITED_BYTES = 1 << 60  # v1 has no word for "no limit": it says about 2**63
 
 
@@ -45,6 +47,15 @@ def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
                 in_use = int(used[0]) - _inactive_cache(folder)
                 limits.append(MemoryLimit(int(limit[0]), in_use))
     return min(limits, key=lambda one: one.limit - one.used, default=None)
+
+
+def available_memory(root: Path = Path("/")) -> tuple[int, str]:
+    """Bytes that this machine or its control groups still allow, and in words whose they are."""
+    free = psutil.virtual_memory().available
+    group = memory_limit(root)
+    if group is not None and group.limit - group.used < free:
+        return group.limit - group.used, "left of the control group's limit"
+    return free, "free"
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

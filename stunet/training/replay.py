@@ -18,17 +18,17 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
-from pretrain.config import PretrainConfig
-from pretrain.data import open_data, patch_source
-from pretrain.run_folder import CONFIG, RUN, read_json
-from stunet.config import load_config
 from stunet.data.patches import Patch
 from stunet.data.sampler import step_samples
 from stunet.engine.json_lines import read_rows
 from stunet.engine.skips import SKIPPED
 from stunet.errors import ConfigError
 from stunet.io.atomic import atomic_write_bytes, atomic_write_json
+from stunet.io.manifest import DATASET, DatasetInfo
 from stunet.planes import PLANES, choose_window, colours, fullest, overlay
+from stunet.training.data import open_data, patch_source, with_plan
+from stunet.training.recipe import TrainingConfig
+from stunet.training.run_folder import read_json, read_recipe
 
 BATCH, SAMPLES, SHEET = "batch.safetensors", "samples.json", "sheet.png"
 PANEL_INCHES, DOTS_PER_INCH = 2.2, 110
@@ -36,12 +36,17 @@ SHOWN = 16  # patches on a sheet; those of a larger batch are in the other files
 
 
 def replay(
-    run: Path, step: int | None, samples: Sequence[int], out: Path | None
+    run: Path,
+    schema: type[TrainingConfig],
+    step: int | None,
+    samples: Sequence[int],
+    out: Path | None,
 ) -> tuple[Path, list[str]]:
     """Make the patches of a step, or patches by number, again and write them down.
 
     Args:
         run: The run folder; the data that it names must still be there.
+        schema: Of its recipe.
         step: A step, counted from 1 as in `metrics.jsonl`.
         samples: Patches by number, where no step is given.
         out: Folder to write; None: `replay/step_N` or `replay/samples` in the run folder.
@@ -53,16 +58,17 @@ def replay(
         ConfigError: Neither a step nor a patch is named, or both, or one that does not exist.
         CheckpointError: `run` is not a run folder.
     """
-    read_json(run, RUN)
-    config = load_config(PretrainConfig, run / CONFIG)
+    config = read_recipe(run, schema)
     if (step is None) == (not samples):
         raise ConfigError(f"replay {run}: name either a step or --sample numbers")
     wanted = list(samples) if step is None else _samples_of(step, config)
     if min(wanted) < 0:
         raise ConfigError(f"replay {run}: patch {min(wanted)} does not exist; count from 0")
-    data = open_data(config)
+    recorded = DatasetInfo.from_json(read_json(run, DATASET))
+    plan = recorded.channels, recorded.patch_size, recorded.strides
+    data = with_plan(open_data(config), *plan)
     source = patch_source(data, config)
-    patches = [source[sample] for sample in wanted]
+    patches = [source.raw(sample).augmented() for sample in wanted]
     names = {value: name for name, value in data.info.labels.items()}
     facts = [_facts(patch, names) for patch in patches]
     out = out or run / "replay" / (f"step_{step:06d}" if step is not None else "samples")
@@ -79,7 +85,7 @@ def replay(
     return out, [_line(fact) for fact in facts]
 
 
-def _samples_of(step: int, config: PretrainConfig) -> list[int]:
+def _samples_of(step: int, config: TrainingConfig) -> list[int]:
     if not 1 <= step <= config.optim.total_steps:
         raise ConfigError(
             f"replay: step {step} is not in 1 to optim.total_steps={config.optim.total_steps}"

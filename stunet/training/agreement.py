@@ -42,14 +42,20 @@ def _difference(first: DatasetInfo, other: DatasetInfo) -> str:
         expected, found = first.labels.get(name), other.labels.get(name)
         if expected != found:
             return f"structure {name!r} is {_value(found)}, not {_value(expected)} as"
-    for what in ("ignore_label", "regions", "regions_class_order"):
-        if getattr(first, what) != getattr(other, what):
-            return f"{what} is {getattr(other, what)}, not {getattr(first, what)} as"
+    if first.ignore_label != other.ignore_label:
+        return f"ignore_label is {other.ignore_label}, not {first.ignore_label} as"
+    if first.region_outputs != other.region_outputs:  # in order: they are output channels
+        return f"regions are {_regions(other)}, not {_regions(first)} as"
     return ""
 
 
 def _channels(channels: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{name} ({scheme})" for name, scheme in channels)
+
+
+def _regions(info: DatasetInfo) -> str:
+    told = [f"{r.name} of {list(r.values)} painted {r.paints}" for r in info.region_outputs]
+    return ", ".join(told) or "none"
 
 
 def _mm(info: DatasetInfo) -> str:

@@ -7,27 +7,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from pretrain.config import PretrainConfig, model_config
-from pretrain.run_folder import CONFIG, RUN, read_json
 from stunet.bundle import write_bundle
-from stunet.config import load_config
 from stunet.engine import checkpoint_files
 from stunet.engine.loop import CHECKPOINTS
 from stunet.engine.tracking import METRICS
 from stunet.errors import CheckpointError
 from stunet.inference.model_card import DataSource, Provenance
 from stunet.io.manifest import DATASET, DatasetInfo
+from stunet.models.lora import merge_lora
+from stunet.models.spec import ModelConfig
+from stunet.training.recipe import TrainingConfig, model_config
+from stunet.training.run_folder import NETWORK, RUN, read_json, read_recipe
 from stunet.types import Preprocessing
 
 
 def export_run(
-    run: Path, out: Path, step: int | None = None, weights: Literal["ema", "last"] | None = None
+    run: Path,
+    out: Path,
+    schema: type[TrainingConfig],
+    step: int | None = None,
+    weights: Literal["ema", "last"] | None = None,
 ) -> Path:
     """Write a bundle from a run folder and return its path.
 
     Args:
         run: The run folder.
         out: Bundle folder to write; must not exist.
+        schema: Of the run's recipe.
         step: The checkpoint to take; None: the newest that is whole.
         weights: Their moving average or the last ones; None: the average where there is one, since
             it is what was validated.
@@ -36,9 +42,9 @@ def export_run(
         CheckpointError: `run` is not a run folder, or has no such whole checkpoint or weights.
         BundleError: `out` is there already.
     """
+    config = read_recipe(run, schema)
     facts = read_json(run, RUN)
     info = DatasetInfo.from_json(read_json(run, DATASET))
-    config = load_config(PretrainConfig, run / CONFIG)
     checkpoint = _checkpoint(run / CHECKPOINTS, step)
     step_taken = int(checkpoint_files.read_state(checkpoint)["step"])
     provenance = Provenance(
@@ -57,9 +63,17 @@ def export_run(
     )
     averaged = config.optim.ema_decay is not None if weights is None else weights == "ema"
     name = checkpoint_files.AVERAGE if averaged else checkpoint_files.WEIGHTS
-    tensors = checkpoint_files.load_weights(checkpoint, name)
-    model = model_config(config, info)
-    return write_bundle(out, model, preprocessing, info.labels, tensors, provenance)
+    tensors = merge_lora(checkpoint_files.load_weights(checkpoint, name))
+    network = _network(run, config, info)
+    return write_bundle(
+        out, network, preprocessing, info.labels, tensors, provenance, info.region_outputs
+    )
+
+
+def _network(run: Path, config: TrainingConfig, info: DatasetInfo) -> ModelConfig:
+    if not (run / NETWORK).exists():  # a run of before it was written down
+        return model_config(config, info)
+    return ModelConfig(**read_json(run, NETWORK))
 
 
 def _validation(run: Path, step: int, dataset: str) -> dict[str, dict[str, float | None]]:

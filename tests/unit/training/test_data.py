@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from data_tools.shard import ShardConfig, shard
-from pretrain.config import PretrainConfig, StoreShare
-from pretrain.data import open_data, patch_source, training_batches
+from pretrain.config import PretrainConfig
 from stunet.data.loader import LoaderConfig, batches
 from stunet.data.patches import PatchSource
 from stunet.data.sampler import SamplerConfig
@@ -24,6 +23,8 @@ from stunet.errors import ConfigError, DataError
 from stunet.io.manifest import DatasetInfo
 from stunet.io.store import open_store
 from stunet.io.store_writer import StoreWriter
+from stunet.training.data import open_data, patch_source, training_batches
+from stunet.training.recipe import StoreShare, model_config
 from stunet.transforms.augment import AugmentConfig
 from stunet.types import Batch, CaseArrays, Channel
 
@@ -87,7 +88,7 @@ def test_the_normalisation_of_the_first_store_holds_for_all(
         ({"channels": (Channel("MR", "zscore"),)}, r"channels are MR \(zscore\), not CH0 \(ct\)"),
         (
             {"regions": {"both": (1, 2)}, "regions_class_order": (1,)},
-            r"regions is .*both.*, not \{\}",
+            r"regions are both of \[1, 2\] painted 1, not none as",
         ),
     ],
 )
@@ -98,6 +99,43 @@ def test_stores_that_mean_different_things_are_not_mixed(
     with pytest.raises(DataError, match=told) as refused:
         open_data(config(first, second))
     assert "\n" not in str(refused.value) and str(second) in str(refused.value)
+
+
+def test_regions_in_another_order_are_other_outputs(make_store: Callable[..., Path]) -> None:
+    both, spleen = {"both": (1, 2)}, {"spleen": (2,)}
+    first = make_store("a", regions=both | spleen, regions_class_order=(1, 2))
+    second = make_store("b", regions=spleen | both, regions_class_order=(2, 1))
+    third = make_store("c", regions=both | spleen, regions_class_order=(1, 2))
+    with pytest.raises(DataError, match=r"are spleen of \[2\] painted 2, both .* not both of"):
+        open_data(config(first, second))
+    assert open_data(config(first, third)).info.outputs == {"both": 0, "spleen": 1}
+
+
+def test_the_network_has_an_output_per_region(
+    make_store: Callable[..., Path], make_info: Callable[..., DatasetInfo]
+) -> None:
+    def classes(**changes: Any) -> int:
+        store = make_store("a", **changes)
+        recipe = config(store, out="o")
+        return model_config(recipe, open_store(store).info).classes
+
+    assert classes() == 8
+    regions = {"both": (1, 2), "dot": (7,)}
+    assert classes(regions=regions, regions_class_order=(1, 7)) == 2
+    assert classes(regions={"both": (1, 2)}, regions_class_order=(2,)) == 1
+    with pytest.raises(ConfigError, match="prepare it with a structure to learn"):
+        model_config(config("s"), replace(make_info(), labels={"background": 0}))
+
+
+def test_a_region_is_annotated_if_all_its_labels_are(make_store: Callable[..., Path]) -> None:
+    regions = {"both": (1, 2), "dot": (7,), "liver": (1,), "odd": (1, 7)}
+    path = make_store("a", annotated=(1, 7), regions=regions, regions_class_order=(1, 7, 2, 0))
+    source = PatchSource(open_store(path), (0, 1), (16, 16, 16), 0, SamplerConfig(), STAY)
+    with closing(batches(source, 2, config=LoaderConfig(workers=0))) as stream:
+        batch = next(stream)
+    assert batch.annotated_bk is not None
+    rows = dict(zip(batch.case_ids, batch.annotated_bk.tolist(), strict=True))
+    assert rows == {"a1": [True] * 4, "a2": [False, True, True, True]}
 
 
 def test_batches_tell_which_classes_are_annotated(make_store: Callable[..., Path]) -> None:
@@ -124,7 +162,7 @@ def test_a_run_may_move_from_a_store_to_its_tars(
     sampler = SamplerConfig(patches_per_volume=4, volumes_at_once=4)
     recipes = [config(place, sampler=sampler) for place in (root, tars)]
     stored, streamed = (open_data(recipe) for recipe in recipes)
-    assert stored.content() == streamed.content() and stored.info == streamed.info
+    assert stored.content == streamed.content and stored.info == streamed.info
     ours, theirs = (
         patch_source(data, recipe) for data, recipe in zip((stored, streamed), recipes, strict=True)
     )
@@ -136,11 +174,11 @@ def test_another_split_is_another_content(
     make_store: Callable[..., Path], make_case: MakeCase, tmp_path: Path
 ) -> None:
     root = make_store("a")
-    before = open_data(config(root)).content()
+    before = open_data(config(root)).content
     store = open_store(root)
     moved = [replace(store.rows[0], split="val"), store.rows[1]]
     StoreWriter(root, store.info).finish(moved)
-    assert open_data(config(root)).content() != before
+    assert open_data(config(root)).content != before
     shutil.rmtree(root)
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.config import NetworkConfig, PretrainConfig, StoreShare
-from pretrain.run_folder import CONFIG, claim, config_hash, read_json, write_status
+from pretrain.config import PretrainConfig
 from stunet.config import load_config
 from stunet.data.loader import LoaderConfig
 from stunet.data.sampler import SamplerConfig
@@ -18,6 +17,9 @@ from stunet.engine.parallel import ParallelConfig
 from stunet.errors import CheckpointError, ConfigError
 from stunet.io.manifest import DatasetInfo
 from stunet.io.remote import StoreOptions
+from stunet.models.spec import ModelConfig
+from stunet.training.recipe import NetworkConfig, StoreShare
+from stunet.training.run_folder import CONFIG, claim, config_hash, read_json, write_status
 from stunet.types import Channel
 
 INFO = DatasetInfo(
@@ -33,6 +35,7 @@ INFO = DatasetInfo(
     versions={},
 )
 CONTENT = ["ab"]
+NETWORK = ModelConfig(in_channels=1, classes=2, strides=INFO.strides)
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_the_saved_configuration_alone_gives_the_run_again(
     mixed = replace(config, store="", mixture=(StoreShare("a", 2.0), StoreShare("b")))
     for number, each in enumerate((config, mixed)):
         run = tmp_path / f"run{number}"
-        claim(run, each, INFO, CONTENT)
+        claim(run, each, INFO, CONTENT, NETWORK)
         assert load_config(PretrainConfig, run / CONFIG) == each
         assert DatasetInfo.from_json(read_json(run, "dataset.json")) == INFO
 
@@ -64,9 +67,9 @@ def test_the_saved_configuration_alone_gives_the_run_again(
 def test_logistics_may_change_between_parts_of_a_run(
     tmp_path: Path, config: PretrainConfig, change: dict[str, object]
 ) -> None:
-    claim(tmp_path / "run", config, INFO, CONTENT)
+    claim(tmp_path / "run", config, INFO, CONTENT, NETWORK)
     changed = replace(config, **change)
-    claim(tmp_path / "run", changed, INFO, CONTENT)
+    claim(tmp_path / "run", changed, INFO, CONTENT, NETWORK)
     assert config_hash(changed, CONTENT) == config_hash(config, CONTENT)
 
 
@@ -84,9 +87,9 @@ def test_logistics_may_change_between_parts_of_a_run(
 def test_what_decides_the_weights_may_not_change(
     tmp_path: Path, config: PretrainConfig, change: dict[str, object], told: str
 ) -> None:
-    claim(tmp_path / "run", config, INFO, CONTENT)
+    claim(tmp_path / "run", config, INFO, CONTENT, NETWORK)
     with pytest.raises(CheckpointError) as caught:
-        claim(tmp_path / "run", replace(config, **change), INFO, CONTENT)
+        claim(tmp_path / "run", replace(config, **change), INFO, CONTENT, NETWORK)
     assert told in str(caught.value)
     assert "out=" in str(caught.value)
     assert load_config(PretrainConfig, tmp_path / "run" / CONFIG) == config
@@ -98,9 +101,20 @@ def test_what_decides_the_weights_may_not_change(
 def test_another_data_set_may_not_take_over_a_run(
     tmp_path: Path, config: PretrainConfig, info: DatasetInfo, content: list[str]
 ) -> None:
-    claim(tmp_path / "run", config, INFO, CONTENT)
+    claim(tmp_path / "run", config, INFO, CONTENT, NETWORK)
     with pytest.raises(CheckpointError, match="other data than s; name another out"):
-        claim(tmp_path / "run", config, info, content)
+        claim(tmp_path / "run", config, info, content, NETWORK)
+
+
+def test_regions_in_another_order_are_other_data(tmp_path: Path, config: PretrainConfig) -> None:
+    regions = {"whole": (1, 2), "core": (2,)}
+    info = replace(INFO, regions=regions, regions_class_order=(1, 2))
+    turned = replace(info, regions=dict(reversed(regions.items())))
+    assert info == turned  # as mappings they are the same
+    for _ in range(2):
+        claim(tmp_path / "run", config, info, CONTENT, NETWORK)
+    with pytest.raises(CheckpointError, match="other data than s"):
+        claim(tmp_path / "run", config, turned, CONTENT, NETWORK)
 
 
 def test_the_hash_depends_on_the_data_too(config: PretrainConfig) -> None:
