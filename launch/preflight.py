@@ -18,7 +18,7 @@ from launch.preflight_data import (
     check_batch,
     check_continues,
     check_labels,
-    check_patch,
+    check_network,
     open_checked,
 )
 from launch.preflight_folder import check_run_folder
@@ -29,11 +29,12 @@ from launch.preflight_machine import (
     check_memory,
     check_shared_memory,
 )
-from launch.preflight_memory import checkpoint_bytes, least_bytes_per_rank, queued_batch_bytes
+from launch.preflight_memory import bytes_per_rank, checkpoint_bytes, queued_batch_bytes
 from launch.preflight_network import check_port, check_tracker
-from pretrain.config import PretrainConfig, model_config
+from launch.stages import schema
 from stunet.config import load_config
 from stunet.errors import ConfigError
+from stunet.training.recipe import TrainingConfig
 
 MARKS = {True: " ", False: "!", None: "-"}
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
@@ -41,7 +42,7 @@ NAME_WIDTH = 14
 
 
 def preflight(
-    config: PretrainConfig, plan: WorldPlan, here: Surroundings = THIS_MACHINE
+    config: TrainingConfig, plan: WorldPlan, here: Surroundings = THIS_MACHINE
 ) -> tuple[Check, ...]:
     """Check all that a run needs; takes seconds, starts nothing and leaves nothing behind.
 
@@ -52,20 +53,21 @@ def preflight(
     """
     batch = check_batch(config, plan)
     checks, data = open_checked(config)
-    least = queued = checkpoint = None
+    needed = queued = checkpoint = None
     if data is not None:
-        checks += [check_labels(config, data), check_continues(config, data)]
-        checks.append(network_check := check_patch(config, data))
-        if network_check.ok:
-            network = model_config(config, data.info)
+        network_check, task = check_network(config, data)
+        data = task.data if task is not None else data
+        checks += [check_labels(config, data), check_continues(config, data), network_check]
+        if task is not None:
+            network = task.network
             patch = config.patch_size or data.info.patch_size
-            least = least_bytes_per_rank(config, network, patch, plan.world)
+            needed = bytes_per_rank(config, network, patch, plan)
             queued = queued_batch_bytes(config, network.in_channels, patch, plan.processes)
             checkpoint = checkpoint_bytes(config, network)
     return (
         batch,
         *checks,
-        check_memory(plan, least, here),
+        check_memory(plan, needed, here),
         *check_run_folder(config, checkpoint, here),
         check_cores(config, plan, here),
         check_shared_memory(plan, queued, here),
@@ -87,11 +89,14 @@ def plan_for(launch: LaunchConfig, local: bool) -> WorldPlan:
     return WorldPlan(launch.nodes, processes, memory, name, local)
 
 
-def require(recipe: str, values: Sequence[str], launch: LaunchConfig, local: bool) -> None:
+def require(
+    verb: str, recipe: str, values: Sequence[str], launch: LaunchConfig, local: bool
+) -> None:
     """Run preflight before a start or a submission; say nothing if all is well.
 
     Args:
-        recipe: Of a training.
+        verb: The training to start.
+        recipe: Its recipe.
         values: `key=value` for it.
         launch: Nodes, GPUs and processes.
         local: Whether the ranks run on this machine.
@@ -99,7 +104,7 @@ def require(recipe: str, values: Sequence[str], launch: LaunchConfig, local: boo
     Raises:
         ConfigError: A check failed; the table stands on stderr.
     """
-    checks = preflight(load_config(PretrainConfig, recipe, values), plan_for(launch, local))
+    checks = preflight(load_config(schema(verb), recipe, values), plan_for(launch, local))
     failed = [check.name for check in checks if check.ok is False]
     if failed:
         print(render(checks, sys.stderr.isatty()), file=sys.stderr, flush=True)

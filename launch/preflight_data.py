@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.preflight_check import Check, WorldPlan, refused
-from pretrain.config import PretrainConfig, model_config
-from pretrain.data import TrainingData, cases_of, open_data
-from pretrain.run_folder import CONFIG, check_same_run
+from launch.stages import task
 from stunet.engine.parallel import accumulation_steps
 from stunet.errors import DataError, StunetError
 from stunet.io.manifest import DATASET, check_files
@@ -19,11 +17,15 @@ from stunet.io.store import Store
 from stunet.io.tar_set import TarSet
 from stunet.models.spec import stage_shapes
 from stunet.registry import model_spec
+from stunet.training.data import TrainingData, open_data
+from stunet.training.recipe import TrainingConfig
+from stunet.training.run_folder import CONFIG, check_same_run
+from stunet.training.task import Task
 
 NAMES_SHOWN = 3
 
 
-def check_batch(config: PretrainConfig, plan: WorldPlan) -> Check:
+def check_batch(config: TrainingConfig, plan: WorldPlan) -> Check:
     """Whether the global batch can be shared out."""
     micro = config.parallel.micro_batch
     try:
@@ -34,7 +36,7 @@ def check_batch(config: PretrainConfig, plan: WorldPlan) -> Check:
     return Check("batch", True, found)
 
 
-def open_checked(config: PretrainConfig) -> tuple[list[Check], TrainingData | None]:
+def open_checked(config: TrainingConfig) -> tuple[list[Check], TrainingData | None]:
     """Open all data sets as training does, and see whether their files are there and whole."""
     try:
         data = open_data(config)
@@ -42,9 +44,8 @@ def open_checked(config: PretrainConfig) -> tuple[list[Check], TrainingData | No
         return [refused("data", error)], None
     except OSError as error:
         return [Check("data", False, str(error), "mend the rights of that file or folder")], None
-    train, val = (
-        sum(len(cases_of(part, split)) for part in data.parts) for split in ("train", "val")
-    )
+    train = sum(len(chosen.train) for chosen in data.cases)
+    val = sum(len(chosen.val) for chosen in data.cases)
     names = ", ".join(part.info.name for part in data.parts)
     found = f"{names}: {train} cases to train on, {val} to validate on"
     idle = config.loop.validate_every and not val
@@ -53,7 +54,7 @@ def open_checked(config: PretrainConfig) -> tuple[list[Check], TrainingData | No
     return [*checks, _check_files(data.parts)], data
 
 
-def check_labels(config: PretrainConfig, data: TrainingData) -> Check:
+def check_labels(config: TrainingConfig, data: TrainingData) -> Check:
     """Whether the labels fit the outputs, and those of a run that is to be continued."""
     run = Path(config.out)
     structures = len(data.info.labels) - 1
@@ -66,34 +67,35 @@ def check_labels(config: PretrainConfig, data: TrainingData) -> Check:
             f" {len(before) - 1}{_first_differences(before, data.info.labels)}",
             "name another out=..., or the data that the run was started with",
         )
-    outputs = max(data.info.labels.values()) + 1
+    outputs = max(data.info.outputs.values()) + 1
     return Check("labels", True, f"{structures} structures in {outputs} outputs of the network")
 
 
-def check_continues(config: PretrainConfig, data: TrainingData) -> Check:
+def check_continues(config: TrainingConfig, data: TrainingData) -> Check:
     """Whether the run in the folder, if any, is the same up to logistics."""
     run = Path(config.out)
     try:
-        check_same_run(run, config, data.info, data.content())
+        check_same_run(run, config, data.info, data.content)
     except StunetError as error:
         return refused("run", error)
     return Check("run", True, f"continues {run}" if (run / CONFIG).exists() else "a new one")
 
 
-def check_patch(config: PretrainConfig, data: TrainingData) -> Check:
-    """Whether the network can be built and takes the patch."""
-    patch = config.patch_size or data.info.patch_size
+def check_network(config: TrainingConfig, data: TrainingData) -> tuple[Check, Task | None]:
+    """Whether the network can be built and takes the patch; and the task if so."""
     try:
-        network = model_config(config, data.info)
+        found = task(config, data)
+        network = found.network
+        patch = config.patch_size or found.data.info.patch_size
         parameters = model_spec(network.name).parameter_count(network)
         coarsest = stage_shapes(patch, network.strides)[-1]
     except StunetError as error:
-        return refused("network", error)
-    found = (
+        return refused("network", error), None
+    told = (
         f"{network.name} {network.size}, {parameters / 1e6:.1f} M parameters; patch"
         f" {_by(patch)}, {_by(coarsest)} at the coarsest stage"
     )
-    return Check("network", True, found)
+    return Check("network", True, told), found
 
 
 def _check_files(parts: Sequence[Store | TarSet]) -> Check:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from launch.preflight_check import Check, Surroundings, gibibytes
 from launch.runs import heartbeat, read_run
-from pretrain.config import PretrainConfig
 from stunet.engine.tracking import METRICS
 from stunet.io.atomic import atomic_write_bytes
+from stunet.training.recipe import TrainingConfig
 
 SKEW_S = 5.0  # above the coarsest time stamps of file systems (2 s), below any heartbeat
 ALIVE_S = 120.0  # a run on another machine whose metrics are younger is taken to be alive
@@ -23,7 +23,7 @@ PROBE = b"stunet preflight\n"
 
 
 def check_run_folder(
-    config: PretrainConfig, checkpoint: int | None, here: Surroundings
+    config: TrainingConfig, checkpoint: int | None, here: Surroundings
 ) -> list[Check]:
     """All that is asked of the run folder.
 
@@ -96,7 +96,7 @@ def _check_clock(run: Path, here: Surroundings) -> Check:
     return Check("clock", True, f"differs from the file system's by {abs(skew):.1f} s")
 
 
-def _check_space(run: Path, config: PretrainConfig, checkpoint: int | None) -> Check:
+def _check_space(run: Path, config: TrainingConfig, checkpoint: int | None) -> Check:
     """Room for the checkpoints that stay and the one being written, less those that are there."""
     free = shutil.disk_usage(run).free
     if checkpoint is None:

@@ -6,19 +6,18 @@ import os
 import resource
 import shutil
 
-import psutil
-
-from launch.cgroups import cpu_limit, memory_limit
 from launch.gpus import GpuSoftware, gpu_software, list_gpus
 from launch.preflight_check import Check, Surroundings, WorldPlan, elsewhere, gibibytes
-from pretrain.config import PretrainConfig
+from stunet.engine.cgroups import available_memory, cpu_limit
+from stunet.training.recipe import TrainingConfig
 
 CROWDED = 4  # processes per core: beyond, each waits for the others most of its time
 GPU_SHARE = 0.95  # of its memory: the rest is taken by CUDA contexts and NCCL
+OFF_BY = 0.15  # what the estimate may be too high by, see docs/estimate.md
 OPEN_FILES = 1024  # Linux's usual limit; shards, pipes of workers and sockets stay below it
 
 
-def check_cores(config: PretrainConfig, plan: WorldPlan, here: Surroundings) -> Check:
+def check_cores(config: TrainingConfig, plan: WorldPlan, here: Surroundings) -> Check:
     """Ranks and their loader workers against the cores that they may use."""
     if not plan.local:
         return elsewhere("cores")
@@ -37,32 +36,24 @@ def check_cores(config: PretrainConfig, plan: WorldPlan, here: Surroundings) -> 
     return Check("cores", True, found) if busy <= allowed else Check("cores", None, found, advice)
 
 
-def check_memory(plan: WorldPlan, least: int | None, here: Surroundings) -> Check:
-    """The least that the ranks take against the GPU's memory or, without GPUs, the machine's.
+def check_memory(plan: WorldPlan, needed: int | None, here: Surroundings) -> Check:
+    """What the ranks are estimated to take against the GPU's memory or, without, the machine's.
 
     Args:
         plan: The ranks.
-        least: Bytes per rank, a lower bound; None: not known.
+        needed: Bytes per rank; None: not known.
         here: Where the control groups are read.
     """
-    if least is None:
-        return Check("memory", None, "not known without the data's plan")
+    if needed is None:
+        return Check("memory", None, "not known without the data's plan, or for this network")
     if plan.on_gpus:
-        return _check_gpu_memory(plan, least)
+        return _check_gpu_memory(plan, needed)
     if not plan.local:
         return elsewhere("memory")
-    free, where = psutil.virtual_memory().available, "free"
-    limit = memory_limit(here.root)
-    if limit is not None and limit.limit - limit.used < free:
-        free, where = limit.limit - limit.used, "left of the control group's limit"
-    found = (
-        f"{plan.processes} ranks take at least {gibibytes(least)} each; {gibibytes(free)} {where}"
-    )
-    if plan.processes * least > free:
-        return Check(
-            "memory", False, found, "take a smaller network.size, patch_size or micro-batch"
-        )
-    return Check("memory", True, found)
+    free, where = available_memory(here.root)
+    found = f"{plan.processes} ranks take about {gibibytes(needed)} each; {gibibytes(free)} {where}"
+    advice = "take a smaller network.size, patch_size or micro-batch, or speed.recompute=block"
+    return _fits(plan.processes * needed, free, found, advice)
 
 
 def check_shared_memory(plan: WorldPlan, queued: int | None, here: Surroundings) -> Check:
@@ -159,22 +150,26 @@ def misfit(software: GpuSoftware) -> tuple[str, str]:
     return "", ""
 
 
-def _check_gpu_memory(plan: WorldPlan, least: int) -> Check:
+def _check_gpu_memory(plan: WorldPlan, needed: int) -> Check:
     if not plan.gpu_memory_bytes:
-        found = f"a rank takes at least {gibibytes(least)}; the GPU's memory is not known"
+        found = f"a rank takes about {gibibytes(needed)}; the GPU's memory is not known"
         return Check("memory", None, found, "tell it by gpu_gb=...")
     found = (
-        f"a rank takes at least {gibibytes(least)} of the {gibibytes(plan.gpu_memory_bytes)} of"
+        f"a rank takes about {gibibytes(needed)} of the {gibibytes(plan.gpu_memory_bytes)} of"
         f" {plan.gpu_name or 'its GPU'}"
     )
-    if least > GPU_SHARE * plan.gpu_memory_bytes:
-        return Check(
-            "memory",
-            False,
-            found,
-            "lower parallel.micro_batch or patch_size, raise parallel.zero_stage, or use more GPUs",
-        )
-    return Check("memory", True, found)
+    advice = (
+        "lower parallel.micro_batch or patch_size, set speed.recompute=block, raise "
+        "parallel.zero_stage, or use more GPUs; 'stunet estimate' shows what each gains"
+    )
+    return _fits(needed, round(GPU_SHARE * plan.gpu_memory_bytes), found, advice)
+
+
+def _fits(needed: int, available: int, found: str, advice: str) -> Check:
+    """Failed only where no error of the estimate could save it."""
+    if needed <= available:
+        return Check("memory", True, found)
+    return Check("memory", None if needed * (1 - OFF_BY) <= available else False, found, advice)
 
 
 def _major(cuda: str) -> int:

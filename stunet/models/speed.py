@@ -21,17 +21,18 @@ class SpeedConfig:
             changes nothing. Off: PyTorch's own operations.
         recompute: `block`: keep one feature map per residual block and compute the rest again in
             the backward pass, about a third more work for a fraction of the memory; `none`: keep
-            all.
+            all; `auto`: `none` where the device's free memory allows it.
     """
 
     fused_norm: bool = True
-    recompute: Literal["none", "block"] = "none"
+    recompute: Literal["none", "block", "auto"] = "none"
 
 
 def set_speed(model: nn.Module, config: SpeedConfig) -> None:
-    """Switch all residual blocks of a network."""
+    """Switch all residual blocks of a network; `auto` has been decided before."""
     from stunet.models.blocks import ResidualBlock
 
+    assert config.recompute != "auto", "see stunet.training.recompute"
     for module in model.modules():
         if isinstance(module, ResidualBlock):
             module.fused_norm = config.fused_norm

@@ -18,15 +18,16 @@ import pytest
 from launch.launch_config import LaunchConfig
 from launch.preflight import plan_for, preflight, render
 from launch.preflight_check import THIS_MACHINE, Check, Surroundings, WorldPlan
-from pretrain.config import NetworkConfig, PretrainConfig, StoreShare, model_config
-from pretrain.data import open_data
-from pretrain.run_folder import claim
+from launch.preflight_machine import GPU_SHARE
+from pretrain.config import PretrainConfig
 from stunet.data.loader import LoaderConfig
 from stunet.engine.loop import LoopConfig
 from stunet.engine.optim import OptimConfig
-from stunet.engine.parallel import ParallelConfig
 from stunet.engine.tracking import TrackingConfig
 from stunet.io.store_writer import StoreWriter
+from stunet.training.data import open_data
+from stunet.training.recipe import NetworkConfig, StoreShare, model_config
+from stunet.training.run_folder import claim
 
 STRIDES = ((2, 2, 2),) * 4 + ((1, 1, 1),)
 TWO_RANKS = WorldPlan(processes=2)
@@ -108,7 +109,7 @@ def test_a_store_of_a_newer_format(config, small_store) -> None:
 
 def test_labels_other_than_those_the_run_was_started_with(config, other_store) -> None:
     data = open_data(config)
-    claim(Path(config.out), config, data.info, data.content())
+    claim(Path(config.out), config, data.info, data.content, model_config(config, data.info))
     assert failed(config) == {}
     found = failed(replace(config, store=str(other_store)))
     assert set(found) == {"labels", "run"}
@@ -125,7 +126,7 @@ def test_data_sets_of_different_label_spaces(config, other_store) -> None:
 
 def test_values_other_than_those_the_run_was_started_with(config) -> None:
     data = open_data(config)
-    claim(Path(config.out), config, data.info, data.content())
+    claim(Path(config.out), config, data.info, data.content, model_config(config, data.info))
     found = failed(replace(config, optim=OptimConfig(lr=0.5)))
     assert set(found) == {"run"}
     assert "optim.lr: 0.01 -> 0.5" in found["run"].found
@@ -320,42 +321,33 @@ def test_a_torch_without_cuda_beside_a_gpu(config, monkeypatch, tmp_path) -> Non
     assert "version mismatch" in failed(config)["gpus"].found
 
 
-@pytest.mark.parametrize("recompute", ["none", "block"])
-def test_the_least_memory_is_that_of_the_tensors(config, recompute) -> None:
-    """Against a real training step: states to the byte, activations from below."""
-    import torch
-
-    from launch.preflight_memory import checkpoint_bytes, least_bytes_per_rank
+def test_checkpoints_take_the_bytes_of_their_tensors(config) -> None:
+    from launch.preflight_memory import checkpoint_bytes
     from stunet.engine.optim import build_optimizer, create_state, state_keys
-    from stunet.models.speed import SpeedConfig, set_speed
     from stunet.registry import build_model
 
-    data = open_data(config)
-    network = model_config(config, data.info)
-    speed = SpeedConfig(recompute=recompute)
-    parallel = ParallelConfig(micro_batch=1, precision="fp32")
-    config = replace(config, parallel=parallel, speed=speed)
+    network = model_config(config, open_data(config).info)
     model = build_model(network)
-    set_speed(model, speed)
     optimizer = build_optimizer(model.parameters(), config.optim)
     create_state(optimizer, list(model.parameters()), state_keys(config.optim))
-    tensors = [*model.parameters()]
     states = [v for state in optimizer.state.values() for v in state.values()]
-    assert checkpoint_bytes(config, network) == sum(t.nbytes for t in (*tensors, *states))
+    tensors = [*model.parameters(), *states]
+    assert checkpoint_bytes(config, network) == sum(t.nbytes for t in tensors)
 
-    kept: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+def test_a_run_that_may_just_fit_is_pointed_out_but_not_refused(config) -> None:
+    from launch.preflight_memory import bytes_per_rank
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = model(torch.zeros(1, 1, *data.info.patch_size))
-    kept |= {o.untyped_storage().data_ptr(): o.nbytes for o in outputs}  # for the loss
-    least = least_bytes_per_rank(config, network, data.info.patch_size, 1)
-    fixed = sum(t.nbytes for t in (*tensors, *tensors, *states))  # weights, gradients, momentum
-    assert 0.3 * sum(kept.values()) < least - fixed < sum(kept.values())
+    plan = WorldPlan(processes=2, gpu_memory_bytes=80 << 30, gpu_name="one", local=False)
+    data = open_data(config)
+    network = model_config(config, data.info)
+    needed = bytes_per_rank(config, network, data.info.patch_size, plan)
+
+    def memory(share: float) -> bool | None:
+        small = replace(plan, gpu_memory_bytes=round(share * needed / GPU_SHARE))
+        return next(c.ok for c in preflight(config, small) if c.name == "memory")
+
+    assert [memory(share) for share in (1.01, 0.99, 0.86, 0.84)] == [True, None, None, False]
 
 
 def test_the_table_marks_what_failed_and_says_what_to_do() -> None:
