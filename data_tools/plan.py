@@ -8,7 +8,7 @@ Source: the planning rules of nnU-Net, adapted to a network of five down-samplin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import get_args
 
@@ -18,6 +18,7 @@ from data_tools.fingerprint import Fingerprint
 from data_tools.plan_patch import STEPS, Strides, fit_patch, patch_divisor, plan_strides
 from data_tools.raw_files import UNNAMED_CHANNEL
 from stunet.errors import ConfigError
+from stunet.transforms.channel_match import normalised_as
 from stunet.transforms.resample import ANISOTROPY_LIMIT, target_shape
 from stunet.types import Channel, Preprocessing, Scheme, Size3, Spacing
 
@@ -58,13 +59,21 @@ class Plan:
     strides: Strides
 
 
-def plan(fingerprint: Fingerprint, config: PlanConfig) -> Plan:
+def plan(fingerprint: Fingerprint, config: PlanConfig, source: Plan | None = None) -> Plan:
     """Make the plan.
+
+    Args:
+        fingerprint: What is planned for.
+        config: Values that are set.
+        source: A plan to keep where no value is set, so that weights that were trained with it
+            can start on these data.
 
     Raises:
         ConfigError: a value that was set is impossible or does not fit the others.
     """
     check_config(config)
+    if source is not None:
+        config = _with_source(config, source)
     spacing = config.spacing_mm or _target_spacing(fingerprint)
     if config.patch_size is None:
         patch_size, strides = fit_patch(
@@ -83,7 +92,20 @@ def plan(fingerprint: Fingerprint, config: PlanConfig) -> Plan:
         _channel(fingerprint, number, config.scheme)
         for number in range(len(fingerprint.channel_names))
     )
+    if source is not None and config.scheme is None:
+        channels = normalised_as(channels, source.preprocessing.channels)
     return Plan(Preprocessing(spacing, patch_size, channels), strides)
+
+
+def _with_source(config: PlanConfig, source: Plan) -> PlanConfig:
+    """The values that are set, and the source's for those that are not."""
+    kept = source.preprocessing
+    return replace(
+        config,
+        spacing_mm=config.spacing_mm or kept.spacing_mm,
+        patch_size=config.patch_size or kept.patch_size,
+        strides=config.strides or source.strides,
+    )
 
 
 def median_shape(fingerprint: Fingerprint, spacing_mm: Spacing) -> Size3:

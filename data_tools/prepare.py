@@ -67,6 +67,7 @@ def prepare(
     config: PrepareConfig,
     on_progress: OnProgress = lambda done, total, case_id: None,
     on_plan: Callable[[str], None] = lambda text: None,
+    source: Plan | None = None,
 ) -> Path:
     """Prepare a data set into the store at `out`.
 
@@ -77,6 +78,7 @@ def prepare(
         on_progress: Called after each step as (steps done, steps in total, case id); every case
             takes two steps, one to measure and one to write.
         on_plan: Called once with a description of the plan.
+        source: A plan to keep; see `plan`.
 
     Returns:
         `out`, now a finished store.
@@ -97,7 +99,7 @@ def prepare(
         measured = run(measure, raw.cases, admission=_admission(config, measuring_bytes))
         fingerprint = _fingerprint(raw, measured)
         labels = _named_labels(raw, fingerprint)
-        planned = plan(fingerprint, config.plan)
+        planned = plan(fingerprint, config.plan, source)
         on_plan(describe(planned, fingerprint))
         need_bytes = _writing_bytes(fingerprint, planned)
         check_job_memory(config.slurm, max(need_bytes.values()))

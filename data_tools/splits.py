@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from stunet.data.folds import read_fold
 from stunet.errors import ConfigError, DataError
 from stunet.types import RawDataset
 
@@ -79,30 +78,6 @@ def with_fold(raw: RawDataset, root: Path, fold: str) -> RawDataset:
         if int(fold):
             raise ConfigError(f"fold={fold}: {raw.name} has no {FOLDS}; leave fold out")
         return raw
-    split_of = _read_fold(place, int(fold), {case.case_id for case in raw.cases})
+    split_of = read_fold(place, int(fold), {case.case_id for case in raw.cases})
     cases = (replace(case, split=split_of[case.case_id]) for case in raw.cases)
     return replace(raw, cases=tuple(cases))
-
-
-def _read_fold(place: Path, fold: int, known: set[str]) -> dict[str, Any]:
-    """Case id to `train` or `val`."""
-    try:
-        folds = json.loads(place.read_text(encoding="utf-8"))
-        if not isinstance(folds, list) or not folds:
-            raise TypeError(f"it is {folds!r:.40}")
-        if fold >= len(folds):
-            raise ConfigError(f"fold={fold}: {place} has {len(folds)} folds, 0 to {len(folds) - 1}")
-        split_of = {case_id: name for name in ("train", "val") for case_id in folds[fold][name]}
-        twice = set(folds[fold]["train"]) & set(folds[fold]["val"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise DataError(
-            f"{place}: not a list of folds with train and val ({error}); correct or remove it"
-        ) from error
-    for problem, case_ids in (
-        ("is in both train and val", twice),
-        ("is not in the data set", set(split_of) - known),
-        ("is in neither train nor val", known - set(split_of)),
-    ):
-        if case_ids:
-            raise DataError(f"{place}: fold {fold}: case {min(case_ids)} {problem}; correct it")
-    return split_of

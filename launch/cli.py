@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from launch import cli_config, cli_data, cli_launch, cli_run, cli_runs
+from launch import cli_config, cli_data, cli_launch, cli_run, cli_runs, convert, estimate, profile
 from launch.env import check_neighbours
 from stunet import __version__
 from stunet.errors import CheckpointError, ConfigError, Preempted, StunetError
@@ -34,6 +34,9 @@ app.add_typer(cli_config.app, name="config")
 app.add_typer(cli_launch.app, name="launch")
 cli_config.register(app)
 cli_runs.register(app)
+convert.register(app)
+estimate.register(app)
+profile.register(app)
 
 
 def _print_version(wanted: bool) -> None:

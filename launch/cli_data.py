@@ -16,6 +16,10 @@ app = typer.Typer(no_args_is_help=True, help="Ingest, plan, prepare, verify and 
 Raw = Annotated[Path, typer.Argument(help="Raw data set of any layout, or a YAML file of several.")]
 Recipe = Annotated[str | None, typer.Option(help="A recipe such as data/totalsegmentator.")]
 
+PlanFrom = Annotated[
+    str | None, typer.Option(help="A bundle whose plan to keep, to fine-tune it on these data.")
+]
+
 
 @app.command()
 def ingest(
@@ -59,25 +63,36 @@ def phantom(out: Path, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def plan(raw: Raw, recipe: Recipe = None, overrides: Overrides = None) -> None:
+def plan(
+    raw: Raw, recipe: Recipe = None, overrides: Overrides = None, plan_from: PlanFrom = None
+) -> None:
     """Print the fingerprint of a raw data set and what preparation would do with it."""
     from data_tools.fingerprint import fingerprint
     from data_tools.ingest import ingest as ingest_raw
     from data_tools.plan import describe
     from data_tools.plan import plan as make_plan
+    from data_tools.plan_from import bundle_plan
     from data_tools.prepare import PrepareConfig
     from data_tools.splits import assign_splits
     from stunet.config import load_config
 
     config = load_config(PrepareConfig, recipe, overrides or ())
     seen = fingerprint(assign_splits(ingest_raw(raw, config.fold), config.holdout))
-    typer.echo(describe(make_plan(seen, config.plan), seen))
+    source = None if plan_from is None else bundle_plan(plan_from)
+    typer.echo(describe(make_plan(seen, config.plan, source), seen))
 
 
 @app.command()
-def prepare(raw: Raw, out: Path, recipe: Recipe = None, overrides: Overrides = None) -> None:
+def prepare(
+    raw: Raw,
+    out: Path,
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    plan_from: PlanFrom = None,
+) -> None:
     """Resample every case and write a sharded zarr v3 store; the same command continues."""
     from data_tools.ingest import ingest as ingest_raw
+    from data_tools.plan_from import bundle_plan
     from data_tools.prepare import PrepareConfig
     from data_tools.prepare import prepare as prepare_store
     from launch.progress import case_progress
@@ -86,8 +101,20 @@ def prepare(raw: Raw, out: Path, recipe: Recipe = None, overrides: Overrides = N
     config = load_config(PrepareConfig, recipe, overrides or ())
     with case_progress("prepare") as advance:
         found = ingest_raw(raw, config.fold)
-        store = prepare_store(found, out, config, advance, on_plan=typer.echo)
+        source = None if plan_from is None else bundle_plan(plan_from)
+        store = prepare_store(found, out, config, advance, typer.echo, source)
     typer.echo(f"store {store}")
+
+
+@app.command()
+def align(raw: Raw, out: Path) -> None:
+    """Resample each case's channels onto the grid of its first one, by world coordinates."""
+    from data_tools.align import align as align_channels
+    from data_tools.ingest import ingest as ingest_raw
+    from launch.progress import case_progress
+
+    with case_progress("align") as advance:
+        typer.echo(f"aligned {align_channels(ingest_raw(raw, 'all'), out, advance)}")
 
 
 @app.command()

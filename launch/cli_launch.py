@@ -21,7 +21,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the scripts and d
 
 @app.command()
 def local(
-    verb: Annotated[str, typer.Argument(help="The verb to start: pretrain.")],
+    verb: Annotated[str, typer.Argument(help="The verb to start: pretrain or finetune.")],
     recipe: RecipeArgument,
     overrides: Overrides = None,
     processes: Annotated[
@@ -35,22 +35,22 @@ def local(
     from launch.env import node_index
     from launch.launch_config import split_values
     from launch.local import Node, launch
+    from launch.stages import check_trains
 
-    if verb != "pretrain":
-        raise ConfigError(f"launch local: verb {verb!r} is not 'pretrain'; start it without launch")
+    check_trains("local", verb)
     config, values = split_values(overrides or ())
     node = Node(node_index(), nodes, rendezvous) if rendezvous else None
     count = processes or config.per_node
     if preflight and node is None:  # a batch script's was looked at before it was submitted
         from launch.preflight import require
 
-        require(recipe, values, replace(config, processes=count), local=True)
+        require(verb, recipe, values, replace(config, processes=count), local=True)
     raise typer.Exit(launch([verb, recipe, *values], count, node))
 
 
 @app.command()
 def slurm(
-    verb: Annotated[str, typer.Argument(help="pretrain, or pipeline: all stages in a chain.")],
+    verb: Annotated[str, typer.Argument(help="pretrain, finetune, or pipeline: all in a chain.")],
     recipe: RecipeArgument,
     overrides: Overrides = None,
     transfer: Annotated[
@@ -62,12 +62,14 @@ def slurm(
 ) -> None:
     """Write a batch script into the run folder and submit it; nodes=2 gpus=8 on=FILE and so on."""
     from launch.launch_config import split_values
+    from launch.stages import TRAINING
 
     config, values = split_values(overrides or ())
-    if preflight and not dry_run and verb in ("pretrain", "pipeline"):
+    if preflight and not dry_run and verb in (*TRAINING, "pipeline"):
         from launch.preflight import require
 
-        require(recipe, values, config, local=False)
+        training = "pretrain" if verb == "pipeline" else verb
+        require(training, recipe, values, config, local=False)
     if verb == "pipeline":
         from launch.slurm_pipeline import launch_pipeline
 

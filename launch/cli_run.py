@@ -12,13 +12,26 @@ from launch.cli_config import Overrides, RecipeArgument
 from launch.env import keep_freed_memory
 from stunet.errors import ConfigError
 
-BundleArgument = Annotated[Path, typer.Argument(help="A bundle folder.")]
+BundleArgument = Annotated[
+    str, typer.Argument(help="A bundle: a folder, hf://USER/NAME@REVISION or another URL.")
+]
 Device = Annotated[str, typer.Option(help="Torch device, e.g. cpu or cuda.")]
 
 
 def register(root: typer.Typer) -> None:
     """Add this file's verbs to the root command."""
-    for verb in (quickstart, pretrain, replay, export, predict, transfer, publish, doctor):
+    for verb in (
+        quickstart,
+        pretrain,
+        finetune,
+        protocol,
+        replay,
+        export,
+        predict,
+        transfer,
+        publish,
+        doctor,
+    ):
         root.command()(verb)
 
 
@@ -46,6 +59,34 @@ def pretrain(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     train(load_config(PretrainConfig, recipe, overrides or ()))
 
 
+def finetune(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Train from the weights of a bundle, init=BUNDLE, as `pretrain` does from random ones."""
+    from finetune.config import FinetuneConfig
+    from finetune.train import train
+    from stunet.config import load_config
+
+    keep_freed_memory()
+    train(load_config(FinetuneConfig, recipe, overrides or ()))
+
+
+def protocol(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands of all trainings, do nothing.")
+    ] = False,
+) -> None:
+    """Fine-tune from init=BUNDLE and from scratch on few and many cases; compare on held-out ones.
+
+    Beside the recipe's values it takes its own: raw=SCANS, cases=[5,10,100%], repeats=1,
+    arms=[pretrained,scratch], folds=[0,1,2,3,4], tolerance_mm=3, processes=1, device=cpu.
+    """
+    from launch.protocol import protocol as run
+
+    keep_freed_memory()
+    run(recipe, overrides or (), dry_run)
+
+
 def export(
     run: Annotated[str, typer.Argument(help="Run folder, optionally RUN@STEP.")],
     out: Annotated[Path, typer.Argument(help="Bundle folder to write.")],
@@ -53,9 +94,19 @@ def export(
         str,
         typer.Option(help="'ema' (the moving average) or 'last'; without it what was validated."),
     ] = "",
+    form: Annotated[
+        str,
+        typer.Option("--format", help="From a bundle instead of a run: 'onnx' or 'monai'."),
+    ] = "bundle",
 ) -> None:
-    """Write a run's checkpoint as a self-describing bundle."""
-    from pretrain.export import export_run
+    """Write a run's checkpoint as a self-describing bundle, or a bundle for other software."""
+    if form != "bundle":
+        from launch.export import export_as
+
+        typer.echo(str(export_as(form, run, out)))
+        return
+    from launch.stages import schema_of_run
+    from stunet.training.export import export_run
 
     folder, _, step = run.partition("@")
     if step and not step.isdigit():
@@ -63,7 +114,9 @@ def export(
     kinds: dict[str, Literal["ema", "last"] | None] = {"": None, "ema": "ema", "last": "last"}
     if weights not in kinds:
         raise ConfigError(f"export --weights {weights}: give 'ema' or 'last'")
-    bundle = export_run(Path(folder), out, int(step) if step else None, kinds[weights])
+    run_folder = Path(folder)
+    schema = schema_of_run(run_folder)
+    bundle = export_run(run_folder, out, schema, int(step) if step else None, kinds[weights])
     typer.echo(str(bundle))
 
 
@@ -76,9 +129,10 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="Folder to write; else in the run's.")] = None,
 ) -> None:
     """Make the patches of a step again, as the network saw them: picture, draws and statistics."""
-    from pretrain.replay import replay as make_again
+    from launch.stages import schema_of_run
+    from stunet.training.replay import replay as make_again
 
-    folder, lines = make_again(run, step, sample or (), out)
+    folder, lines = make_again(run, schema_of_run(run), step, sample or (), out)
     for line in lines:
         typer.echo(line)
     typer.echo(str(folder))
@@ -109,6 +163,7 @@ def predict(
 ) -> None:
     """Segment scans; each result lies on its input's exact grid."""
     from launch.predict import PredictOptions, predict_scans
+    from stunet.hub.fetch import fetch
     from stunet.inference.outputs import Outputs
     from stunet.inference.predictor import Wish
     from stunet.inference.sliding_window import WindowOptions
@@ -121,11 +176,13 @@ def predict(
         Wish(names or None, crop),
         overwrite,
     )
-    predict_scans(bundle, inputs, Outputs(out, per_structure, dicom_seg, preview), options)
+    predict_scans(fetch(bundle), inputs, Outputs(out, per_structure, dicom_seg, preview), options)
 
 
 def transfer(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle folder.")] = None,
+    bundle: Annotated[
+        str | None, typer.Argument(help="A bundle: a folder, hf://USER/NAME or another URL.")
+    ] = None,
     datasets: Annotated[list[Path] | None, typer.Argument(help="Raw labelled data sets.")] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder for predictions, scores and report.")],
@@ -157,6 +214,7 @@ def transfer(
 
     from finetune.transfer import TransferOptions
     from launch.transfer import transfer_datasets
+    from stunet.hub.fetch import fetch
 
     keep_freed_memory()
     options = TransferOptions(
@@ -167,17 +225,38 @@ def transfer(
         device=device,
         keep_predictions=keep_predictions,
     )
-    transfer_datasets(bundle, datasets, out, options)
+    transfer_datasets(fetch(bundle), datasets, out, options)
 
 
 def publish(
     bundle: BundleArgument,
-    destination: Annotated[Path, typer.Argument(help="Folder to make.")],
+    destination: Annotated[
+        str, typer.Argument(help="hf://USER/NAME, another URL, or a folder to make.")
+    ],
+    licence: Annotated[str, typer.Option(help="SPDX identifier of the weights' licence.")] = "",
+    licence_override: Annotated[
+        str, typer.Option(help="Why it is right although the data's licences seem to forbid it.")
+    ] = "",
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a transfer evaluation of this bundle; repeatable."),
+    ] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="A model card instead of the bundle's; keeps its text.")
+    ] = None,
+    shard_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Cut the weights anew into files of this size.")
+    ] = None,
+    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
 ) -> None:
-    """Verify a bundle and copy it to another folder, whole or not at all."""
-    from launch.publish import publish as copy
+    """Check a bundle and put it where others find it, whole or not at all."""
+    from stunet.hub.publish import Release
+    from stunet.hub.publish import publish as send
 
-    typer.echo(str(copy(bundle, destination)))
+    release = Release(
+        licence or None, licence_override or None, tuple(report or ()), card, shard_bytes, private
+    )
+    typer.echo(send(bundle, destination, release))
 
 
 def doctor(

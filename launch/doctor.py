@@ -49,13 +49,13 @@ def examine(recipe: str, values: Sequence[str], colour: bool) -> tuple[str, bool
     from launch.env import announced_port
     from launch.launch_config import ON, split_values
     from launch.preflight import plan_for, preflight, render
-    from pretrain.config import PretrainConfig
+    from launch.stages import schema_of
     from stunet.config import load_config
 
     launch, rest = split_values(values)
     local = not any(value.partition("=")[0] in ("nodes", ON) for value in values)
     plan = replace(plan_for(launch, local), port=announced_port())
-    checks = preflight(load_config(PretrainConfig, recipe, rest), plan)
+    checks = preflight(load_config(schema_of(recipe), recipe, rest), plan)
     return render(checks, colour), all(check.ok is not False for check in checks)
 
 

@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from stunet.errors import Preempted
+from stunet.errors import Preempted, TrainingError
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR2)
 JOIN_TIMEOUT_S = 900  # for all nodes to start: a busy file system takes minutes to import torch
@@ -75,6 +75,20 @@ def launch(arguments: Sequence[str], processes: int, node: Node | None = None) -
         except SignalException as error:
             raise _preempted(error.sigval.name) from None
     return 0
+
+
+def train_to_end(arguments: Sequence[str], processes: int) -> None:
+    """`launch` a training, for a verb that goes on with what comes of it.
+
+    Raises:
+        Preempted: It was asked to stop and saved itself.
+        TrainingError: A process failed; its own message stands above.
+    """
+    code = launch(arguments, processes)
+    if code == Preempted.exit_code:
+        raise Preempted("training saved itself and stopped; the same command continues")
+    if code != 0:
+        raise TrainingError(f"training ended with exit code {code}; its own message stands above")
 
 
 def _preempted(signal_name: str) -> Preempted:

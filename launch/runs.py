@@ -20,7 +20,10 @@ import yaml
 from launch.pipeline_stages import PIPELINE, Outcome, read_stages
 from stunet.engine.tracking import METRICS
 
-RUN, CONFIG = "run.json", "config.yaml"  # written by `pretrain.run_folder`, which imports torch
+RUN, CONFIG = (
+    "run.json",
+    "config.yaml",
+)  # written by `stunet.training.run_folder`, which imports torch
 JOBS = "launch/jobs.jsonl"  # written by `launch.slurm` for what waits in the queue
 STORES_AND_BUNDLES = ("manifest.jsonl", "SHA256SUMS")  # may hold 100,000 folders, and no run
 TAIL_BYTES = 1 << 18  # some hundred lines of metrics, the last validation among them

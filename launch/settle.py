@@ -10,9 +10,9 @@ import signal
 from pathlib import Path
 
 from launch.pipeline_stages import Outcome, record
-from pretrain.interruptions import say_why
 from stunet.errors import Preempted
 from stunet.io.atomic import atomic_write_json
+from stunet.training.interruptions import say_why
 
 AGAIN = Preempted.exit_code
 FAILURES = "failures.json"

@@ -15,12 +15,12 @@ import typer
 from launch.command import typed_command
 from launch.launch_config import LaunchConfig
 from launch.slurm_script import LAUNCH, RECIPE, load_recipe, training_script
+from launch.stages import check_trains
 from stunet.config import to_yaml
 from stunet.errors import ConfigError
 from stunet.io.atomic import atomic_write_text
 
 JOBS = "jobs.jsonl"  # beside the scripts: one line per submission
-TRAINING_VERBS = ("pretrain",)
 
 
 def launch_training(
@@ -30,13 +30,12 @@ def launch_training(
 
     Args:
         config: Where and how.
-        verb: One of `TRAINING_VERBS`.
+        verb: One of `stages.TRAINING`.
         recipe: A recipe file or the name of a shipped one.
         values: `key=value` for it.
         dry_run: Print the script and do nothing.
     """
-    if verb not in TRAINING_VERBS:
-        raise ConfigError(f"launch slurm: verb {verb!r} is not {' or '.join(TRAINING_VERBS)}")
+    check_trains("slurm", verb)
     loaded = load_recipe(verb, recipe, values)
     script = training_script(config, verb, loaded)
     if dry_run:

@@ -25,12 +25,12 @@ from launch.launch_config import LaunchConfig
 from launch.local import launch
 from launch.slurm import ask, describe_job, submit, write_recipe
 from launch.slurm_script import LAUNCH, load_recipe, training_script
-from pretrain.run_folder import RUN, read_json
 from stunet.engine.checkpoint_files import WEIGHTS, newest_whole
 from stunet.engine.json_lines import read_rows
 from stunet.engine.loop import CHECKPOINTS
 from stunet.engine.tracking import METRICS
 from stunet.errors import TrainingError
+from stunet.training.run_folder import RUN, read_json
 
 RECIPE = "pretrain/drill"
 SIGNAL_AFTER_STEP = 3

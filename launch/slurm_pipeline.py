@@ -13,6 +13,7 @@ from launch.pipeline_stages import PIPELINE, open_stage
 from launch.slurm import ask, submit, write_recipe
 from launch.slurm_script import LAUNCH, load_recipe, stage_script, training_script
 from stunet.errors import ConfigError
+from stunet.io.remote import is_url
 
 BUNDLE, SCORES = "bundle", "transfer"  # below the run folder
 
@@ -81,5 +82,6 @@ def _later_stages(
         out = str(run / SCORES)
         stages["transfer"] = ["transfer", bundle, *raw, "--out", out, "--device", device]
     if publish_to:
-        stages["publish"] = ["publish", bundle, str(Path(publish_to).absolute())]
+        place = publish_to if is_url(publish_to) else str(Path(publish_to).absolute())
+        stages["publish"] = ["publish", bundle, place]
     return stages

@@ -73,6 +73,8 @@ def load_recipe(verb: str, recipe: str, values: Iterable[str]) -> Any:
     changed: dict[str, Any] = {"out": str(Path(config.out).absolute())}
     if config.store:
         changed["store"] = _absolute(config.store)
+    if getattr(config, "init", "") and Path(config.init).exists():  # else `none`, or an address
+        changed["init"] = _absolute(config.init)
     if config.mixture:
         changed["mixture"] = [replace(s, path=_absolute(s.path)) for s in config.mixture]
     return replace(config, **changed)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.fingerprint import CaseFingerprint, Fingerprint, Intensities
-from data_tools.plan import PlanConfig, describe, plan
+from data_tools.plan import Plan, PlanConfig, describe, plan
 from data_tools.plan_patch import fit_patch, patch_divisor, plan_strides
 from stunet.config import load_config
 from stunet.errors import ConfigError
-from stunet.types import Size3, Spacing
+from stunet.types import Channel, Preprocessing, Size3, Spacing
 
 INSIDE = Intensities(mean=60.0, std=90.0, p0_5=-150.0, p99_5=350.0, min=-1000.0, max=3000.0)
 ALWAYS = ((2, 2, 2),) * 5
@@ -41,6 +41,20 @@ def test_totalsegmentator_gives_the_published_patch() -> None:
     (channel,) = planned.preprocessing.channels
     assert (channel.scheme, channel.clip) == ("ct", (-150.0, 350.0))
     assert (channel.mean, channel.std) == (60.0, 90.0)
+
+
+def test_the_plan_of_a_bundle_is_kept_where_no_value_is_set() -> None:
+    ours = Channel("ct", "ct", (-900.0, 1200.0), 100.0, 300.0)
+    source = Plan(Preprocessing((4.0, 4.0, 4.0), (32, 64, 64), (ours,)), ALWAYS)
+    two = Fingerprint(("CT", "PET"), (INSIDE, INSIDE), TOTALSEGMENTATOR.cases)
+    kept = plan(two, PlanConfig(), source)
+    assert kept.strides == ALWAYS
+    assert kept.preprocessing == Preprocessing(
+        (4.0, 4.0, 4.0), (32, 64, 64), (replace(ours, name="CT"), Channel("PET", "zscore"))
+    )
+    other = plan(two, PlanConfig(spacing_mm=(2.0, 2.0, 2.0), scheme="zscore"), source)
+    assert other.preprocessing.spacing_mm == (2.0, 2.0, 2.0)
+    assert [channel.scheme for channel in other.preprocessing.channels] == ["zscore", "zscore"]
 
 
 def test_spacing_is_the_median_without_float32_dust() -> None:

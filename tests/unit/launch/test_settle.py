@@ -9,7 +9,7 @@ import pytest
 
 from launch.pipeline_stages import Outcome, open_stage, read_stages
 from launch.settle import settle
-from pretrain.interruptions import STOPPED, history
+from stunet.training.interruptions import STOPPED, history
 
 
 def ended(run: Path, code: int, asked: str = "", max_failures: int = 2) -> int:

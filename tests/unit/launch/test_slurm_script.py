@@ -9,6 +9,7 @@ import pytest
 
 from launch.launch_config import LaunchConfig, split_values
 from launch.slurm_script import load_recipe, stage_script, training_script
+from launch.stages import check_trains
 from stunet.errors import ConfigError
 
 
@@ -45,6 +46,23 @@ def test_the_resources_stand_in_the_header(tmp_path: Path) -> None:
     assert "--processes 8 --nodes 4" in text
     assert "srun --nodes=4 --ntasks=4 --ntasks-per-node=1 --cpus-per-task=32" in text
     assert "export NCCL_DEBUG=WARN\n" in text
+
+
+def test_fine_tuning_is_started_from_where_its_bundle_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bundle").mkdir()
+    values = ["out=run", "store=s3://bucket/store"]
+    local = load_recipe("finetune", "finetune/full", [*values, "init=bundle"])
+    assert local.init == str(tmp_path / "bundle")
+    far = load_recipe("finetune", "finetune/full", [*values, "init=hf://lab/model"])
+    assert far.init == "hf://lab/model"
+    text = training_script(LaunchConfig(), "finetune", local)
+    check(text)
+    assert "launch local finetune " in text and "--stage finetune " in text
+    with pytest.raises(ConfigError, match="'predict' is not pretrain or finetune"):
+        check_trains("slurm", "predict")
 
 
 @pytest.mark.parametrize(
