@@ -101,6 +101,7 @@ def _pooled(
 
     waiting = deque(cases)
     running: dict[Any, RawCase] = {}  # by the key of its future
+    suspects: list[RawCase] = []
     ended = as_completed()
     while waiting or running:
         while waiting and _has_room(waiting[0], running.values(), admission):
@@ -111,9 +112,14 @@ def _pooled(
         case = running.pop(future.key)
         try:
             yield future.result()
+        except KilledWorker:  # perhaps by another case that its workers had in hand as well
+            suspects.append(case)
+    for case in suspects:
+        try:
+            yield pool.submit(_attempt, task, case, pure=False).result()
         except KilledWorker:
-            reason = "its worker died again and again, likely out of memory; use fewer workers"
-            yield Outcome(case.case_id, failure=reason)
+            reason = "its worker died again and again, alone too, likely out of memory"
+            yield Outcome(case.case_id, failure=f"{reason}; use a machine with more")
 
 
 def _has_room(case: RawCase, running: Collection[RawCase], admission: Admission | None) -> bool:

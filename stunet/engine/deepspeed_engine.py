@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from stunet.engine.ema import SharedOutWeights, decay_at, whole_shape
 from stunet.engine.optim import (
     OptimConfig,
     ParameterGroup,
+    Update,
     build_optimizer,
     clip_gradients,
     create_state,
@@ -41,15 +41,6 @@ import deepspeed  # noqa: E402 - its import already logs
 from deepspeed import utils as fragments  # noqa: E402
 
 
-@dataclass(frozen=True)
-class Update:
-    """What an optimiser step did; see `stunet.engine.step.StepResult`."""
-
-    grad_norm: torch.Tensor
-    skipped: bool
-    lr: float
-
-
 def _skip_shared_memory_op() -> None:
     """Keep DeepSpeed from compiling a CPU op that only inference uses.
 
@@ -57,6 +48,15 @@ def _skip_shared_memory_op() -> None:
     every later run waits for ever. There is no switch for it; the table is private.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _forget_ended_groups() -> None:
+    """Let a process train again that left its group; DeepSpeed keeps more. Names are private."""
+    kept = fragments.groups._WORLD_GROUP
+    try:
+        dist.get_process_group_ranks(kept)  # of None: those of all
+    except KeyError:
+        fragments.groups._release_process_group_references()
 
 
 def _check_nvme() -> None:
@@ -128,6 +128,7 @@ class TrainEngine:
         distributed.start()
         filter_warnings()
         _skip_shared_memory_op()
+        _forget_ended_groups()
         world = distributed.world()
         stage = parallel.stage(world)
         if parallel.offload == "nvme":

@@ -87,6 +87,15 @@ def learning_rate(config: OptimConfig, step: int) -> float:
 
 
 @dataclass(frozen=True)
+class Update:
+    """What an optimiser step did; see `stunet.engine.step.StepResult`."""
+
+    grad_norm: torch.Tensor
+    skipped: bool
+    lr: float
+
+
+@dataclass(frozen=True)
 class ParameterGroup:
     """Weights that move alike.
 

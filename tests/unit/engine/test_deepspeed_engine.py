@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.utils.cpp_extension import _get_build_directory
 
+from stunet.engine import distributed
 from stunet.engine.deepspeed_engine import TrainEngine
-from stunet.engine.optim import learning_rate
+from stunet.engine.optim import OptimConfig, learning_rate
+from stunet.engine.parallel import ParallelConfig
 from stunet.engine.step import LossFunction, train_step
 from stunet.errors import ConfigError
 from stunet.types import Batch
@@ -31,6 +33,24 @@ def test_the_shared_memory_op_is_not_compiled(make_engine: Make) -> None:
     assert deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] is False
     assert not hasattr(torch.ops.deepspeed, "inference_all_reduce")
     assert deepspeed.__version__.startswith("0.19."), "check that the private table still exists"
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_process_trains_again_after_it_left_its_group(
+    make_net: Callable[[int], nn.Module],
+    make_batch: Callable[..., Batch],
+    loss_function: LossFunction,
+    stage: int,
+) -> None:
+    found = []
+    for _ in range(2):
+        parallel = ParallelConfig(stage, 2, "fp32")
+        engine = TrainEngine.start(make_net(0), OptimConfig(total_steps=6), parallel, 2)
+        train_step(engine, [make_batch(0)], loss_function)
+        found.append(engine.gather_weights())
+        engine.close()
+        distributed.stop()
+    assert same(*found)
 
 
 def test_stage_follows_from_the_number_of_ranks(make_engine: Make) -> None:
