@@ -120,7 +120,7 @@ def compare_runs(folder_a: Path, folder_b: Path, out: Path, seed: int, command: 
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / "comparison.csv", comparison)
     levels = {level: [r for r in comparison.rows if r.level == level] for level in LEVELS}
-    limit = _axis_limit(row.tests["dice"] for row in comparison.rows)
+    limit = axis_limit(row.tests["dice"] for row in comparison.rows)
     page = out / "comparison.html"
     atomic_write_text(
         page,
@@ -244,7 +244,7 @@ def _bundle_of(folder: Path) -> str:
     return "not recorded"
 
 
-def _axis_limit(tests: Iterable[PairedTest]) -> float:
+def axis_limit(tests: Iterable[PairedTest]) -> float:
     """Half the width of the drawings: the first step that holds every interval."""
     ends = [abs(v) for t in tests for v in (t.difference.mean, t.difference.low, t.difference.high)]
     largest = max((end for end in ends if math.isfinite(end)), default=0.0)

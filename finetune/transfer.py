@@ -49,6 +49,8 @@ class TransferOptions:
     Attributes:
         only: `all`, one split (`train`, `val`, `test`) as the data set declares it, or case ids.
         crosswalks: As `stunet.data.crosswalk.choose_crosswalk` takes them.
+        own_names: Structures are those of equal names, even where a crosswalk is shipped: for a
+            bundle that was trained on the data set itself.
         tolerance_mm: How far surfaces may lie apart for NSD; 3 mm is TotalSegmentator's.
         seed: Of the bootstrap.
         device: Where the network runs.
@@ -59,6 +61,7 @@ class TransferOptions:
 
     only: str | Sequence[str] = "all"
     crosswalks: tuple[str, ...] = ()
+    own_names: bool = False
     tolerance_mm: float = 3.0
     seed: int = 0
     device: str = "cpu"
@@ -152,7 +155,7 @@ def choose_cases(dataset: RawDataset, only: str | Sequence[str]) -> tuple[RawCas
 
 
 def _match(dataset: RawDataset, bundle: Bundle, options: TransferOptions) -> Matching:
-    crosswalk = choose_crosswalk(dataset.name, options.crosswalks)
+    crosswalk = None if options.own_names else choose_crosswalk(dataset.name, options.crosswalks)
     matching = match_labels(dataset.labels, bundle.labels, crosswalk, dataset.ignore_label)
     if matching.scored:
         return matching

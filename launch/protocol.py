@@ -58,13 +58,13 @@ def _tell(results: Results) -> None:
     for point in results.points:
         dice = point.means["Dice"]
         typer.echo(
-            f"{point.trained_on:g} cases {point.arm}: mean Dice {dice.mean:.3f}"
+            f"cases={point.trained_on:g} {point.arm}: mean Dice {dice.mean:.3f}"
             f" (95% {dice.low:.3f} to {dice.high:.3f})"
         )
     for gain in results.gains:
         test = gain.tests["Dice"]
         gap = test.difference
         typer.echo(
-            f"{gain.trained_on:g} cases, pretrained - scratch: {gap.mean:+.3f}"
+            f"cases={gain.trained_on:g} pretrained - scratch: {gap.mean:+.3f}"
             f" ({gap.low:+.3f} to {gap.high:+.3f}), p {test.p_holm:.3f} (Holm): {gain.verdict}"
         )
