@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.inputs import LABELS
+from benchmarks.ours.data import write_store
 from benchmarks.rows import OURS, Row, Session, main, row, take_turns
+from benchmarks.volumes import write_volumes
 from benchmarks.worker import Worker
+from stunet.engine.hardware import peak_flops
+from stunet.models.spec import ISOTROPIC_STRIDES, ModelConfig
+from stunet.registry import model_spec
 
 CLASSES = 105  # background included
 NNUNET, PLAIN = "nnU-Net v2", "official network in nnU-Net v2"
@@ -27,6 +33,8 @@ WORKER, FEW = "ours, a worker's loops", "ours, 2 labels"
 PATCHES = 20  # of which some 7 are turned or scaled
 UNFUSED, KEPT = "ours without the fused kernel", "ours, all feature maps kept"
 AS_IS = "ours as it is"
+MFU_GOAL, WAITING = 45.0, 3.0  # percent
+CASES, STEPS, LOADERS = 2, 50, 4
 
 
 def measure(session: Session) -> Iterator[Row]:
@@ -43,6 +51,7 @@ def measure(session: Session) -> Iterator[Row]:
             yield from _switch(session, "B", side=128, device="cuda", peer=peer)
         for trial in ("compiled", "channels last"):
             yield from _trial(session, trial, "B", side=128)
+        yield from _fed(session, "B", side=128)
         if session.peers:
             yield from _loss_on_gpu(session, side=128)
             for size in ("B", "H"):
@@ -159,6 +168,30 @@ def _step(session: Session, size: str, side: int, device: str) -> Iterator[Row]:
     name = torch.cuda.get_device_name()
     yield row(work, turns, PLAIN, 1.5, of=WALL, unit="ms", where=name)
     yield row(f"{work}: peak memory", turns, PLAIN, 2, of=GPU, unit="MB", where=name)
+    peak = peak_flops(name)
+    if peak is None:  # its data sheet is not in the table
+        return
+    network = ModelConfig(size=size, in_channels=1, classes=CLASSES, strides=ISOTROPIC_STRIDES)
+    # The backward pass computes two products of the same size for each of the forward pass.
+    flops = 3 * 2 * model_spec("stunet").forward_flops(network, (side, side, side))
+    step_s = median(turn.wall_ms for turn in turns[OURS]) / 1e3
+    mfu, goal = 100 * flops / step_s / peak, 1.0 if size == "H" else None
+    yield Row(f"{work}: share of the peak FLOP/s (MFU)", mfu, MFU_GOAL, "goal", "%", mfu / MFU_GOAL,
+              goal, name, f"{2 / step_s:.2f} patches/s")  # fmt: skip
+
+
+def _fed(session: Session, size: str, side: int) -> Iterator[Row]:
+    """How long steps wait for patches of the loader, default augmentation included."""
+    write_volumes(session.folder / "volumes", CASES)
+    write_store(session.folder / "volumes", session.folder / "store", LABELS)
+    options = {"root": str(session.folder / "store"), "size": size, "side": side, "steps": STEPS,
+               "workers": LOADERS, "device": "cuda"}  # fmt: skip
+    with Worker() as ours:
+        fed = ours.open("ours.step:fed_training", **options)
+        waiting = 100 * median(fed().result for _ in range(session.rounds))
+    work = f"training STU-Net-{size} at {side}^3 from a store, {LOADERS} workers: time without data"
+    yield Row(work, waiting, WAITING, "limit", "%", WAITING / max(waiting, 0.01), 1.0,
+              torch.cuda.get_device_name())  # fmt: skip
 
 
 if __name__ == "__main__":
