@@ -19,6 +19,7 @@ from multiprocessing import forkserver, resource_tracker
 from statistics import fmean
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -244,8 +245,9 @@ def _end_with_training() -> None:
 
 
 def _make_room(rows: int, shape_cdhw: tuple[int, ...]) -> Room:
-    image = torch.empty((rows, *shape_cdhw), dtype=torch.float32)
-    return image, torch.empty((rows, *shape_cdhw[1:]), dtype=torch.int16)
+    # numpy asks the kernel for huge pages, torch does not: far fewer page faults.
+    image = np.empty((rows, *shape_cdhw), np.float32)
+    return torch.from_numpy(image), torch.from_numpy(np.empty((rows, *shape_cdhw[1:]), np.int16))
 
 
 def _as_it_is(batch: Any) -> Any:
