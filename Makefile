@@ -8,11 +8,9 @@ PEERS := .venv-peers/bin
 quickstart: .venv
 	$(BIN)/stunet quickstart --out quickstart
 
-# A process per core. A file's tests stay together and the long files, which mostly wait, go early.
-SPREAD := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-
+# A process per core; the tests of a file stay together, in their order.
 test: .venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: .venv
 	$(BIN)/ruff check .
