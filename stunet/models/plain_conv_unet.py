@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from stunet.models.spec import ModelConfig
-from stunet.models.unet import ConvStack, UNet, materialise
+from stunet.models.unet import ConvStack, UNet, build_unet
 from stunet.models.unet_shape import UNetShape
-from stunet.models.unet_spec import unet_shape
 from stunet.types import Size3
 
 
@@ -45,14 +43,5 @@ class PlainConvEncoder(nn.Module):
 
 
 def build_plain_conv_unet(config: ModelConfig, seed: int) -> UNet:
-    """Build and initialise a network on the current default device, or without storage on meta.
-
-    Raises:
-        ConfigError: As `stunet.models.unet_spec.unet_shape`.
-    """
-    shape = unet_shape(config)
-    device = torch.get_default_device()
-    with torch.device("meta"):  # skips the layers' own initialisation
-        encoder = PlainConvEncoder(config.in_channels, shape, config.strides)
-        model = UNet(encoder, config, shape)
-    return materialise(model, device, seed)
+    """Build the network; as `stunet.models.unet.build_unet`."""
+    return build_unet(PlainConvEncoder, config, seed)

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from stunet.models.blocks import NEGATIVE_SLOPE
 from stunet.models.spec import ModelConfig
-from stunet.models.unet import ConvNorm, ConvStack, UNet, materialise
+from stunet.models.unet import ConvNorm, ConvStack, UNet, build_unet
 from stunet.models.unet_shape import UNetShape
-from stunet.models.unet_spec import unet_shape
 from stunet.types import Size3
 
 
@@ -76,19 +74,11 @@ def _stage(depth: int, channels: tuple[int, int], kernel: Size3, stride: Size3) 
 
 
 def build_residual_encoder_unet(config: ModelConfig, seed: int) -> UNet:
-    """Build and initialise a network on the current default device, or without storage on meta.
+    """Build the network; as `stunet.models.unet.build_unet`.
 
     Each block starts as its shortcut: the scale of its second normalisation is zero.
-
-    Raises:
-        ConfigError: As `stunet.models.unet_spec.unet_shape`.
     """
-    shape = unet_shape(config)
-    device = torch.get_default_device()
-    with torch.device("meta"):  # skips the layers' own initialisation
-        encoder = ResidualEncoder(config.in_channels, shape, config.strides)
-        model = UNet(encoder, config, shape)
-    materialise(model, device, seed)
+    model = build_unet(ResidualEncoder, config, seed)
     for module in model.modules():
         if isinstance(module, ResidualBlockD):
             nn.init.zeros_(module.conv2.norm.weight)

@@ -7,18 +7,17 @@ Nature Methods 2021; package dynamic-network-architectures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from stunet.errors import ConfigError
 from stunet.models.blocks import NEGATIVE_SLOPE
-from stunet.models.initialise import initialise
-from stunet.models.spec import ModelConfig, stage_shapes
-from stunet.models.turn import turn_round
+from stunet.models.deeply_supervised import DeeplySupervised, build
+from stunet.models.spec import ModelConfig
 from stunet.models.unet_shape import UNetShape
+from stunet.models.unet_spec import unet_shape
 from stunet.types import Size3
 
 
@@ -96,8 +95,8 @@ class Decoder(nn.Module):
             yield x
 
 
-class UNet(nn.Module):
-    """The network. In training mode it returns logits at every decoder stage, otherwise at one.
+class UNet(DeeplySupervised):
+    """The network.
 
     Args:
         encoder: Maps (B, in_channels, D, H, W) to the features of all stages, finest first.
@@ -106,58 +105,31 @@ class UNet(nn.Module):
     """
 
     def __init__(self, encoder: nn.Module, config: ModelConfig, shape: UNetShape) -> None:
-        super().__init__()
-        self.in_channels = config.in_channels
-        self.strides = config.strides
-        self.mirrored = config.mirrored
+        super().__init__(config.in_channels, config.strides, config.mirrored)
         self.encoder = encoder
         self.decoder = Decoder(shape, config.strides, config.classes)
 
-    def forward(self, image_bcdhw: Tensor) -> Tensor | list[Tensor]:
-        """Logits of an image.
-
-        Args:
-            image_bcdhw: (B, in_channels, D, H, W), each axis divisible by the product of strides.
-
-        Returns:
-            Training: a tensor (B, classes, d, h, w) per stride, full resolution first.
-            Evaluation: the full-resolution one; the other heads are not computed.
-
-        Raises:
-            ConfigError: The image does not fit the channels or the strides.
-        """
-        if not self.training:
-            return self.head(self.features(image_bcdhw))
-        stages = zip(self.decoder.seg_layers, self._decode(image_bcdhw), strict=True)
-        return [head(x) for head, x in stages][::-1]
-
-    def features(self, image_bcdhw: Tensor) -> Tensor:
-        """(B, channels[0], D, H, W): what `head` turns into the logits at full resolution."""
-        x = image_bcdhw
-        for x in self._decode(image_bcdhw):  # noqa: B007 - the last one is wanted
-            pass
-        return x
-
     @property
-    def head(self) -> nn.Conv3d:
-        """The pointwise last layer at full resolution."""
-        finest = self.decoder.seg_layers[-1]
-        assert isinstance(finest, nn.Conv3d)
-        return finest
+    def heads(self) -> nn.ModuleList:
+        """One per decoder stage, coarsest first."""
+        return self.decoder.seg_layers
 
-    def _decode(self, image_bcdhw: Tensor) -> Iterator[Tensor]:
+    def decode(self, image_bcdhw: Tensor) -> Iterator[Tensor]:
         """The features of the decoder stages, coarsest first."""
-        _, c, d, h, w = image_bcdhw.shape
-        if c != self.in_channels:
-            raise ConfigError(f"image has {c} channels, the network takes {self.in_channels}")
-        stage_shapes((d, h, w), self.strides)
-        for x in self.decoder(self.encoder(turn_round(image_bcdhw, self.mirrored))):
-            yield turn_round(x, self.mirrored)
+        return iter(self.decoder(self.encoder(image_bcdhw)))
 
 
-def materialise(model: UNet, device: torch.device, seed: int) -> UNet:
-    """Give a network that was made without storage its initial weights, unless it is to stay so."""
-    if device.type != "meta":
-        model.to_empty(device=device)
-        initialise(model, seed)
-    return model
+def build_unet(
+    encoder: Callable[[int, UNetShape, tuple[Size3, ...]], nn.Module],
+    config: ModelConfig,
+    seed: int,
+) -> UNet:
+    """Build a network around an encoder of `in_channels`, stages and strides; see `build`.
+
+    Raises:
+        ConfigError: As `stunet.models.unet_spec.unet_shape`.
+    """
+    shape = unet_shape(config)
+    return build(
+        lambda: UNet(encoder(config.in_channels, shape, config.strides), config, shape), seed
+    )
