@@ -20,7 +20,7 @@ from benchmarks.rows import OURS, Row, Session, main, row, take_turns
 from benchmarks.volumes import write_volumes
 from benchmarks.worker import Worker
 from stunet.engine.hardware import peak_flops
-from stunet.models.spec import ISOTROPIC_STRIDES, ModelConfig
+from stunet.models.spec import ISOTROPIC_STRIDES, STEP_OVER_FORWARD, ModelConfig
 from stunet.registry import model_spec
 
 CLASSES = 105  # background included
@@ -172,8 +172,7 @@ def _step(session: Session, size: str, side: int, device: str) -> Iterator[Row]:
     if peak is None:  # its data sheet is not in the table
         return
     network = ModelConfig(size=size, in_channels=1, classes=CLASSES, strides=ISOTROPIC_STRIDES)
-    # The backward pass computes two products of the same size for each of the forward pass.
-    flops = 3 * 2 * model_spec("stunet").forward_flops(network, (side, side, side))
+    flops = STEP_OVER_FORWARD * 2 * model_spec("stunet").forward_flops(network, (side, side, side))
     step_s = median(turn.wall_ms for turn in turns[OURS]) / 1e3
     mfu, goal = 100 * flops / step_s / peak, 1.0 if size == "H" else None
     yield Row(f"{work}: share of the peak FLOP/s (MFU)", mfu, MFU_GOAL, "goal", "%", mfu / MFU_GOAL,

@@ -186,7 +186,7 @@ def _from_scratch(base: FinetuneConfig, data: TrainingData, bundle: Bundle) -> l
             " it anew; give arms=[pretrained]"
         )
     fitted = reconcile(base, data, bundle)
-    network, patch = fitted.network, base.patch_size or fitted.data.info.patch_size
+    network, patch = fitted.network, base.patch_for(fitted.data.info)
     default, given = asdict(AdaptConfig()), asdict(base.adapt)
     return [
         f"init={SCRATCH}",

@@ -84,7 +84,7 @@ def run_of(
     config: TrainingConfig = load_config(schema(stage), recipe, [*absent, *values])
     if stored:
         found = task(config, open_data(config))
-        return config, found.network, config.patch_size or found.data.info.patch_size
+        return config, found.network, config.patch_for(found.data.info)
     if stage != "pretrain":
         raise ConfigError(f"estimate {recipe}: its network depends on the data; give store=STORE")
     planned = read_recipe(plan).get("plan", {})

@@ -60,7 +60,7 @@ def preflight(
         checks += [check_labels(config, data), check_continues(config, data), network_check]
         if task is not None:
             network = task.network
-            patch = config.patch_size or data.info.patch_size
+            patch = config.patch_for(data.info)
             needed = bytes_per_rank(config, network, patch, plan)
             queued = queued_batch_bytes(config, network.in_channels, patch, plan.processes)
             checkpoint = checkpoint_bytes(config, network)

@@ -86,7 +86,7 @@ def check_network(config: TrainingConfig, data: TrainingData) -> tuple[Check, Ta
     try:
         found = task(config, data)
         network = found.network
-        patch = config.patch_size or found.data.info.patch_size
+        patch = config.patch_for(found.data.info)
         parameters = model_spec(network.name).parameter_count(network)
         coarsest = stage_shapes(patch, network.strides)[-1]
     except StunetError as error:

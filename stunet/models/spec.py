@@ -16,6 +16,8 @@ from stunet.models.unet_shape import UNetShape
 from stunet.types import Size3
 
 ISOTROPIC_STRIDES: tuple[Size3, ...] = ((2, 2, 2),) * 5
+# A step's work: the backward pass computes two products for each of the forward pass.
+STEP_OVER_FORWARD = 3
 
 Part = Literal["encoder", "decoder", "head"]
 

@@ -15,13 +15,13 @@ import torch
 from stunet.data.loader import Source
 from stunet.engine import distributed
 from stunet.engine.deepspeed_engine import TrainEngine
+from stunet.models.spec import STEP_OVER_FORWARD
 from stunet.transforms.augment import AugmentDevice
 from stunet.transforms.windows import augment, augment_on_device, with_noise
 
 TRIAL_S = 1.0
 TRIAL_PATCHES = 3  # at least; the first one warms up and does not count
 WORTH_MOVING = 1.05  # a trial of a second is no finer
-STEP_OVER_FORWARD = 3.0  # the backward pass computes two products for each of the forward pass
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def with_plan(
 
 def patch_source(data: TrainingData, config: TrainingConfig) -> Source:
     """All patches of the run by number."""
-    size = config.patch_size or data.info.patch_size
+    size = config.patch_for(data.info)
     pools = [PooledVolumes(part) if isinstance(part, TarSet) else None for part in data.parts]
     sources = [
         PatchSource(

@@ -13,7 +13,12 @@ from math import prod
 from stunet.engine.hardware import GpuFacts
 from stunet.engine.parallel import accumulation_steps
 from stunet.models.cost import StepMemory
-from stunet.models.spec import ModelConfig, stage_shapes, stunet_convolutions
+from stunet.models.spec import (
+    STEP_OVER_FORWARD,
+    ModelConfig,
+    stage_shapes,
+    stunet_convolutions,
+)
 from stunet.registry import model_spec
 from stunet.training.memory import rank_memory
 from stunet.training.recipe import TrainingConfig
@@ -101,7 +106,7 @@ def estimate(
     return Estimate(
         parameters=spec.parameter_count(network),
         forward_flops=forward,
-        step_flops=3 * forward * config.global_batch,
+        step_flops=STEP_OVER_FORWARD * forward * config.global_batch,
         usable_bytes=run.usable_bytes,
         recipe=run.need(config),
         stages=tuple(run.need(chosen) for chosen in _at_each_stage(config, gpus)),
@@ -169,7 +174,12 @@ class _Run:
         again = 0 if config.speed.recompute == "none" else 1  # a forward pass more
         patches = config.global_batch / self.gpus
         forward = model_spec(self.network.name).forward_flops(self.network, self.patch_zyx)
-        arithmetic_s = (3 + again) * patches * forward / (CONVOLUTION_SHARE * self.gpu.bf16_flops)
+        arithmetic_s = (
+            (STEP_OVER_FORWARD + again)
+            * patches
+            * forward
+            / (CONVOLUTION_SHARE * self.gpu.bf16_flops)
+        )
         number = 2 if config.parallel.precision == "bf16" else 4
         passed = PASSES * (1 + again / 3) * patches * self._feature_maps() * number
         memory_bytes_per_s = BANDWIDTH_SHARE * self.gpu.bytes_per_s

@@ -37,7 +37,7 @@ def validate(
     ]
     world = 1 if engine.zero_stage == 3 else distributed.world()
     mine = cases if world == 1 else cases[distributed.rank() :: world]
-    patch_size = config.patch_size or data.info.patch_size
+    patch_size = config.patch_for(data.info)
     scores = [_dice(engine, part, case, patch_size, config.validation.step) for part, case in mine]
     gathered = distributed.gather_text(json.dumps(scores))
     texts = gathered[:1] if world == 1 else gathered

@@ -58,7 +58,7 @@ def export_run(
     )
     preprocessing = Preprocessing(
         spacing_mm=info.spacing_mm,
-        patch_size=config.patch_size or info.patch_size,
+        patch_size=config.patch_for(info),
         channels=info.channels,
     )
     averaged = config.optim.ema_decay is not None if weights is None else weights == "ema"

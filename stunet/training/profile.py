@@ -16,16 +16,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from stunet.engine import distributed
 from stunet.engine.deepspeed_engine import TrainEngine
-from stunet.engine.idle import freeze_idle_heads
 from stunet.engine.step import LossFunction, train_step
 from stunet.io.atomic import atomic_write_text
-from stunet.models.speed import set_speed
-from stunet.training.augment_where import workers_augment
-from stunet.training.data import TrainingData, open_data, patch_source, training_batches
+from stunet.training.data import TrainingData, open_data
 from stunet.training.loss import training_loss
 from stunet.training.recipe import TrainingConfig
-from stunet.training.recompute import decided_speed
 from stunet.training.task import Task
+from stunet.training.train import start_engine, start_stream
 from stunet.transforms.windows import WindowBatch
 from stunet.types import Batch
 
@@ -73,14 +70,9 @@ def profile_steps(
     try:
         task = task_for(open_data(config))
         start = task.start()
-        freeze_idle_heads(start.model)
-        patch_size = config.patch_size or task.data.info.patch_size
-        set_speed(start.model, decided_speed(config, task.network, patch_size))
-        engine = TrainEngine.start(
-            start.model, config.optim, config.parallel, config.global_batch, start.groups
-        )
+        engine = start_engine(config, task, start)
         loss = start.penalised(training_loss(task.data.info, task.network, config.batch_dice))
-        stream = iter(_stream(config, task.data, engine))
+        stream = start_stream(config, task.data, engine, 0)
         _steps(engine, stream, loss, WARM_UP)
         found = _profiled(engine, stream, loss, steps, out)
         engine.close()
@@ -88,15 +80,6 @@ def profile_steps(
         return found
     finally:
         distributed.stop()
-
-
-def _stream(
-    config: TrainingConfig, data: TrainingData, engine: TrainEngine
-) -> Iterator[Batch | WindowBatch]:
-    shape = len(data.info.channels), *(config.patch_size or data.info.patch_size)
-    source = patch_source(data, config)
-    workers = workers_augment(config.augment.device, engine, source, config.loader.workers, shape)
-    return training_batches(data, config, 0, workers)
 
 
 def _steps(

@@ -121,6 +121,10 @@ class TrainingConfig:
         """The data sets of the run; `store` alone is a mixture of one."""
         return tuple(self.mixture) or (StoreShare(self.store),)
 
+    def patch_for(self, info: DatasetInfo) -> Size3:
+        """Patch in voxels, z y x: what is given, else what the data set plans."""
+        return self.patch_size or info.patch_size
+
 
 Recipe = TypeVar("Recipe", bound=TrainingConfig)
 

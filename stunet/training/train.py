@@ -6,7 +6,7 @@ What is trained and from which weights a stage says by its `Task`; all the rest 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from stunet.engine.state import TrainState
 from stunet.errors import CheckpointError, Preempted
 from stunet.inference.model_card import DataSource
 from stunet.io.atomic import atomic_write_json
+from stunet.models.spec import STEP_OVER_FORWARD
 from stunet.models.speed import set_speed
 from stunet.registry import model_spec
 from stunet.training.augment_where import workers_augment
@@ -37,7 +38,8 @@ from stunet.training.recipe import TrainingConfig
 from stunet.training.recompute import decided_speed
 from stunet.training.run_folder import claim, config_hash, interruptions, write_status
 from stunet.training.task import Start, Task
-from stunet.types import Size3
+from stunet.transforms.windows import WindowBatch
+from stunet.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +62,7 @@ def run_training(config: TrainingConfig, task_for: Callable[[TrainingData], Task
         distributed.run_on_main(lambda: _open_run(run, config, task))
         start = task.start()
         distributed.run_on_main(lambda: _record(run, start))
-        freeze_idle_heads(start.model)
-        set_speed(start.model, decided_speed(config, task.network, _patch_size(config, task.data)))
-        engine = TrainEngine.start(
-            start.model, config.optim, config.parallel, config.global_batch, start.groups
-        )
+        engine = start_engine(config, task, start)
         fresh = _fresh_state(config, task.data, engine)
         state = checkpoint.restore(engine, run / CHECKPOINTS, fresh)
         _train(config, task, start, engine, state)
@@ -72,6 +70,32 @@ def run_training(config: TrainingConfig, task_for: Callable[[TrainingData], Task
         distributed.barrier()  # nobody leaves while another still listens
     finally:
         distributed.stop()
+
+
+def start_engine(config: TrainingConfig, task: Task, start: Start) -> TrainEngine:
+    """Hand the model of a run to the engine, prepared as its recipe says; all ranks must call it.
+
+    Raises:
+        ConfigError: As `TrainEngine.start` and `decided_speed`.
+    """
+    freeze_idle_heads(start.model)
+    set_speed(start.model, decided_speed(config, task.network, config.patch_for(task.data.info)))
+    return TrainEngine.start(
+        start.model, config.optim, config.parallel, config.global_batch, start.groups
+    )
+
+
+def start_stream(
+    config: TrainingConfig, data: TrainingData, engine: TrainEngine, step: int
+) -> Generator[Batch | WindowBatch]:
+    """Micro-batches of this rank from `step` on, augmented where the recipe says or a trial shows.
+
+    All ranks must call it.
+    """
+    shape = len(data.info.channels), *config.patch_for(data.info)
+    source = patch_source(data, config)
+    here = workers_augment(config.augment.device, engine, source, config.loader.workers, shape)
+    return training_batches(data, config, step, here)
 
 
 def _train(
@@ -85,7 +109,7 @@ def _train(
     try:
         state = fit(
             engine,
-            training_batches(data, config, state.step, _workers_augment(config, data, engine)),
+            start_stream(config, data, engine, state.step),
             start.penalised(loss),
             state,
             run,
@@ -124,24 +148,15 @@ def _fresh_state(config: TrainingConfig, data: TrainingData, engine: TrainEngine
     )
 
 
-def _patch_size(config: TrainingConfig, data: TrainingData) -> Size3:
-    return config.patch_size or data.info.patch_size
-
-
-def _workers_augment(config: TrainingConfig, data: TrainingData, engine: TrainEngine) -> bool:
-    shape = len(data.info.channels), *_patch_size(config, data)
-    source = patch_source(data, config)
-    return workers_augment(config.augment.device, engine, source, config.loader.workers, shape)
-
-
 def _hooks(config: TrainingConfig, task: Task, engine: TrainEngine) -> Hooks:
     data = task.data
-    forward = model_spec(task.network.name).forward_flops(task.network, _patch_size(config, data))
+    patch_size = config.patch_for(data.info)
+    forward = model_spec(task.network.name).forward_flops(task.network, patch_size)
+    flops = STEP_OVER_FORWARD * forward
     return Hooks(
         validate=partial(validate, engine, data, config),
         describe=patch_source(data, config).describe,
-        # The backward pass computes two products of the same size for each of the forward pass.
-        flops_per_patch=3 * forward if config.parallel.precision == "bf16" else None,
+        flops_per_patch=flops if config.parallel.precision == "bf16" else None,
     )
 
 
