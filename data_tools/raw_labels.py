@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.raw_files import read_json_object
+from stunet.data.region_labels import IGNORE, labels_of_regions
 from stunet.errors import DataError
 from stunet.types import RawDataset
 
 ANNOTATED = "annotated.json"
-IGNORE = "ignore"  # nnU-Net's name for the value of voxels that nobody labelled
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_label_space(declared: Any, place: Path, regions_class_order: Any = None
     for name, values in regions.items():
         if not values or any(type(value) is not int or value <= 0 for value in values):
             raise DataError(f"{place}: region {name!r} is {list(values)}; list integers > 0")
-    labels = _labels_of_regions(regions)
+    labels = labels_of_regions(regions)
     if IGNORE in declared:
         labels[IGNORE] = declared[IGNORE]
     labels, ignore_label = _without_ignore(check_labels(labels, place), place)
@@ -95,13 +95,6 @@ def _without_ignore(labels: dict[str, int], place: Path) -> tuple[dict[str, int]
     if ignore_label is not None and ignore_label < max(labels.values()):
         raise DataError(f"{place}: ignore is {ignore_label}; it must be the highest label")
     return labels, ignore_label
-
-
-def _labels_of_regions(regions: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """A name for every value: of the region that is this value alone, else `label_VALUE`."""
-    alone = {values[0]: name for name, values in regions.items() if len(values) == 1}
-    found = sorted({value for values in regions.values() for value in values})
-    return {alone.get(value, f"label_{value}"): value for value in found}
 
 
 def _class_order(

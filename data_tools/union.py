@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from data_tools.raw_files import check_cases
-from data_tools.raw_labels import IGNORE, check_labels
+from data_tools.raw_labels import check_labels
 from data_tools.splits import assign_splits
+from stunet.data.region_labels import IGNORE
 from stunet.errors import DataError
 from stunet.types import RawCase, RawDataset
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stunet.data.region_labels import IGNORE, labels_of_regions
 from stunet.errors import CheckpointError
 from stunet.types import Region
-
-IGNORE = "ignore"  # nnU-Net's name for voxels that are not labelled; no output of the network
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,6 @@ def _regions(values: Mapping[str, tuple[int, ...]], order: Any, place: str) -> O
             f"convert {place}: has {len(regions)} regions, regions_class_order is {order}; give "
             "one value for each by --labels"
         )
-    alone = {several[0]: name for name, several in regions.items() if len(several) == 1}
-    found = sorted({value for several in regions.values() for value in several})
-    labels = {"background": 0} | {alone.get(value, f"label_{value}"): value for value in found}
+    labels = {"background": 0} | labels_of_regions(regions)
     paired = zip(regions.items(), order, strict=True)
     return Outputs(labels, tuple(Region(name, several, int(v)) for (name, several), v in paired))

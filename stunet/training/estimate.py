@@ -174,12 +174,8 @@ class _Run:
         again = 0 if config.speed.recompute == "none" else 1  # a forward pass more
         patches = config.global_batch / self.gpus
         forward = model_spec(self.network.name).forward_flops(self.network, self.patch_zyx)
-        arithmetic_s = (
-            (STEP_OVER_FORWARD + again)
-            * patches
-            * forward
-            / (CONVOLUTION_SHARE * self.gpu.bf16_flops)
-        )
+        work = (STEP_OVER_FORWARD + again) * patches * forward
+        arithmetic_s = work / (CONVOLUTION_SHARE * self.gpu.bf16_flops)
         number = 2 if config.parallel.precision == "bf16" else 4
         passed = PASSES * (1 + again / 3) * patches * self._feature_maps() * number
         memory_bytes_per_s = BANDWIDTH_SHARE * self.gpu.bytes_per_s
